@@ -1,0 +1,15 @@
+//! bongsu watches whether messages get through.
+
+pub mod alert;
+pub mod check;
+pub mod clock;
+pub mod config;
+pub mod decide;
+pub mod detect;
+pub mod incident;
+pub mod notify;
+pub mod observation;
+pub mod options;
+pub mod protocol;
+pub mod schedule;
+pub mod value;

@@ -1,0 +1,42 @@
+//! Notification: from a row of the outbox to a receiver who said yes.
+//!
+//! A channel kind is one file and one line in [`CHANNEL_KINDS`].
+
+use std::sync::Arc;
+
+use schemars::{Schema, SchemaGenerator};
+
+use crate::{
+    alert::{Message, message::Attempted},
+    options::Options,
+    protocol::{Boxed, Net},
+};
+
+/// All kinds of channels.
+pub static CHANNEL_KINDS: &[&ChannelKind] = &[];
+
+/// An entry of the registry.
+pub struct ChannelKind {
+    /// The key in YAML: `email`, `webhook`.
+    pub name: &'static str,
+    /// What it does, in one line without a full stop.
+    pub summary: &'static str,
+    /// YAML of a channel that uses it (the value of a key below `channels:`), which tests load as it stands.
+    pub example: &'static str,
+    /// JSON Schema of its options.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Builds it; `None` when the options hold mistakes (then recorded there).
+    pub build: fn(&mut Options<'_>) -> Option<Arc<dyn Channel>>,
+}
+
+/// One channel: where alerts go.
+pub trait Channel: Send + Sync {
+    /// `email`, `webhook`.
+    fn kind(&self) -> &'static str;
+
+    /// Where it goes, for people, without secrets.
+    fn target(&self) -> String;
+
+    /// One attempt to deliver one message, ending by the channel's own deadline. Never marks anything.
+    fn deliver<'a>(&'a self, net: &'a Arc<Net>, message: &'a Message) -> Boxed<'a, Attempted>;
+}

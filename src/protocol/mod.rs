@@ -1,0 +1,154 @@
+//! What bongsu can speak: the registry of protocols, and what each must offer.
+//!
+//! A protocol is one file and one line in [`PROTOCOLS`]. Its entry says in words what it does, builds what it can
+//! do (`probe`, `send`, `receive`) from its own options, and carries the schema of those options; help, docs,
+//! the JSON Schema, `bongsu probe URL` and the contract tests all loop over the registry.
+//!
+//! A protocol's code holds a dialogue and the judgement of it, and nothing else: it sets no deadline, never
+//! retries, never logs, never decides severity. Deadlines are set by the caller, who drops the future; so every
+//! future here must be safe to drop at any await, and whatever it had learnt by then is in its [`Attempt`].
+
+pub mod wire;
+
+use std::{pin::Pin, time::Instant};
+
+use bytes::Bytes;
+use schemars::{Schema, SchemaGenerator};
+
+pub use self::wire::{Attempt, Net};
+use crate::{
+    observation::{Accept, Reason},
+    options::Options,
+};
+
+/// All protocols, in the order `bongsu protocols` lists them.
+pub static PROTOCOLS: &[&Protocol] = &[];
+
+/// A boxed future, as traits with dynamic dispatch need it.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Builds one ability of a protocol from its options; `None` when the options hold mistakes (then recorded there).
+pub type Build<T> = fn(&mut Options<'_>) -> Option<Box<T>>;
+
+/// An entry of the registry.
+pub struct Protocol {
+    /// The key in YAML: `http`, `mqtt`.
+    pub name: &'static str,
+    /// URL schemes that select it in `bongsu probe URL`: `["mqtt", "mqtts"]`.
+    pub schemes: &'static [&'static str],
+    /// What it does, in one line without a full stop.
+    pub summary: &'static str,
+    /// What success proves to a user, and what it does not; a few sentences.
+    pub proves: &'static str,
+    /// YAML of a check that uses it (a list item of `checks:`), which tests load as it stands.
+    pub example: &'static str,
+    /// JSON Schema of its options as a plain probe.
+    pub probe_schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+    /// JSON Schema of its options as the sending side of a delivery.
+    pub send_schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+    /// JSON Schema of its options as the receiving side of a delivery.
+    pub receive_schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+    /// Reach it, log in if credentials are given, do its own no-op.
+    pub probe: Option<Build<dyn Probe>>,
+    /// Send a message.
+    pub send: Option<Build<dyn Sender>>,
+    /// Wait for a message.
+    pub receive: Option<Build<dyn Receiver>>,
+}
+
+/// The protocol with this key, if there is one.
+pub fn by_name(name: &str) -> Option<&'static Protocol> {
+    PROTOCOLS.iter().copied().find(|p| p.name == name)
+}
+
+/// The protocol that speaks URLs of this scheme, if there is one.
+pub fn by_scheme(scheme: &str) -> Option<&'static Protocol> {
+    PROTOCOLS.iter().copied().find(|p| p.schemes.contains(&scheme))
+}
+
+/// One question asked of one endpoint.
+pub trait Probe: Send + Sync {
+    /// What is probed, for people: `mqtt://broker.example.com:1883`, without secrets.
+    fn target(&self) -> String;
+
+    /// One attempt. `Ok` means the endpoint did all that was asked. What was learnt goes into `cx` as it is learnt.
+    fn probe<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<(), Reason>>;
+}
+
+/// The sending side of a delivery check.
+pub trait Sender: Send + Sync {
+    /// What is sent to, for people, without secrets.
+    fn target(&self) -> String;
+
+    /// What its messages can carry.
+    fn carries(&self) -> Carries;
+
+    /// Connects and logs in.
+    fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>>;
+}
+
+/// What a protocol can carry; integrity samples beyond it are left out, and the observation says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carries {
+    /// Text beyond ASCII.
+    pub unicode: bool,
+    /// Line ends within the message.
+    pub lines: bool,
+    /// Longest payload in bytes.
+    pub bytes_max: usize,
+}
+
+/// An open sending session.
+pub trait SendSession: Send {
+    /// Sends one payload and waits for the server's acknowledgement. Must be safe to drop; dropped after the first
+    /// byte of the message left, the send counts as uncertain.
+    fn send<'a>(&'a mut self, cx: &'a mut Attempt, payload: &'a [u8]) -> Boxed<'a, Result<(), SendFailure>>;
+
+    /// Whether any byte of the latest message has been handed to the network: told after a send was dropped at its
+    /// deadline, to tell `unreachable` from `uncertain`.
+    fn message_left(&self) -> bool;
+
+    /// Says goodbye, as the protocol wants it.
+    fn close<'a>(self: Box<Self>, cx: &'a mut Attempt) -> Boxed<'a, ()>;
+}
+
+/// Why a send was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendFailure {
+    /// Rejected, unreachable or uncertain; never accepted.
+    pub accept: Accept,
+    /// In words.
+    pub reason: Reason,
+}
+
+/// The receiving side of a delivery check.
+pub trait Receiver: Send + Sync {
+    /// What is received from, for people, without secrets.
+    fn target(&self) -> String;
+
+    /// Connects, logs in and starts to listen. Once this returns `Ok`, a message sent from then on will be seen.
+    fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>>;
+}
+
+/// An open receiving session.
+pub trait ReceiveSession: Send {
+    /// The next message of whatever origin; keeps the session alive while waiting. An error means that the session
+    /// is gone. Must be safe to drop: no message may be lost by it.
+    fn next<'a>(&'a mut self) -> Boxed<'a, Result<Arrival, Reason>>;
+
+    /// Removes what the latest matching messages left on the server, and says goodbye.
+    fn close<'a>(self: Box<Self>) -> Boxed<'a, ()>;
+}
+
+/// A message that came in, before anybody looked whose it is.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// When its last byte was read.
+    pub at: Instant,
+    /// Its body.
+    pub payload: Bytes,
+    /// Whether the server marked it as a stored one from earlier (MQTT's retain flag).
+    pub retained: bool,
+    /// Whether the server marked it as a repetition of its own (MQTT's DUP flag).
+    pub redelivered: bool,
+}

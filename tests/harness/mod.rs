@@ -1,0 +1,123 @@
+//! What the tests start for themselves: free ports, scratch directories, certificates and real servers, each ended
+//! by its own process id when the test drops it.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Longest a server may take to open its port on a busy machine.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// A TCP port nobody uses, chosen by the kernel.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// A port free for both UDP and TCP, as a name server needs it.
+pub fn free_udp_port() -> u16 {
+    loop {
+        let port = free_port();
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A scratch directory that servers which drop their privileges may read and write.
+pub fn scratch() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::Builder::new().prefix("bongsu-test-").tempdir().expect("a scratch directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
+    dir
+}
+
+/// Writes a file into a directory and returns its path; world-readable.
+pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).expect("own directory");
+    }
+    fs::write(&path, text).expect("own directory");
+    path
+}
+
+/// A running server.
+pub struct Server {
+    child: Child,
+    log: PathBuf,
+    /// Kept for as long as the server runs.
+    pub dir: TempDir,
+}
+
+impl Server {
+    /// Starts `program` and waits until `ready` accepts TCP connections. Fails the test, naming the Debian package,
+    /// when the program is missing: a test that needs a server never passes without it.
+    pub fn start(package: &str, program: &str, args: &[&str], dir: TempDir, ready: SocketAddr) -> Self {
+        let log = dir.path().join("server.log");
+        let output = fs::File::create(&log).expect("own directory");
+        let child = Command::new(program)
+            .args(args)
+            .current_dir(dir.path())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().expect("a file can be shared"))
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|e| panic!("{program} does not start ({e}); install the Debian package {package}, or run tests/run --without-servers"));
+        let mut server = Self { child, log, dir };
+        let begun = Instant::now();
+        while TcpStream::connect_timeout(&ready, Duration::from_millis(200)).is_err() {
+            if let Some(status) = server.child.try_wait().expect("own child") {
+                panic!("{program} ended at once ({status}):\n{}", server.log());
+            }
+            assert!(begun.elapsed() < START_MAX, "{program} did not open {ready}:\n{}", server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// What it printed.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name: `TERM`, `STOP`, `CONT`, `HUP`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status();
+        assert!(status.expect("kill exists").success(), "kill -{name}");
+    }
+
+    /// Ends it and waits for its end; its directory stays until the value is dropped.
+    pub fn stop(&mut self) {
+        // A stopped process does not see TERM until it is continued.
+        let _ = Command::new("kill").args(["-CONT", &self.id().to_string()]).status();
+        let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(5) {
+            if self.child.try_wait().expect("own child").is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
