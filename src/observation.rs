@@ -185,6 +185,10 @@ pub enum Kind {
     Lost,
     /// A message arrived changed.
     Corrupt,
+    /// A message arrived more than once.
+    Duplicate,
+    /// It came, later than its objective.
+    Slow,
     /// A message was perhaps accepted (the acknowledgement never came) and was absent at the horizon.
     Uncertain,
     /// The fault is the agent's own: no descriptors, a dead resolver, a bug. Makes the outcome `unknown`.
@@ -211,6 +215,8 @@ impl Kind {
             Self::TooLarge => "too_large",
             Self::Lost => "lost",
             Self::Corrupt => "corrupt",
+            Self::Duplicate => "duplicate",
+            Self::Slow => "slow",
             Self::Uncertain => "uncertain",
             Self::Own => "own",
         }
