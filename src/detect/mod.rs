@@ -11,13 +11,12 @@
 pub mod flapping;
 pub mod window;
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::window::{Sample, Window};
+pub use self::window::{Point, Sample, Window};
 use crate::{
-    incident::{Edge, Severity},
     observation::{Correction, Fate, Kind, Observation, Outcome, Reason},
     value::{Ratio, Timestamp},
 };
@@ -65,6 +64,42 @@ impl Default for Thresholds {
             },
         }
     }
+}
+
+/// How bad it is. The order is the order of badness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It works, but slowly, with losses or with duplicates.
+    Degraded,
+    /// It does not work.
+    Down,
+}
+
+impl Severity {
+    /// The word used in YAML, JSON, SQL and mails.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Between which two observations something changed: after `after` (absent when nothing was seen before), at the
+/// latest `by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// The last observation on the old side.
+    pub after: Option<Timestamp>,
+    /// The first observation on the new side.
+    pub by: Timestamp,
 }
 
 /// The state of a check.

@@ -7,14 +7,14 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    alert::Point,
-    incident::Edge,
     observation::{Delivery, Fate, Kind, Observation, Outcome, Phase, Reason, to_ms},
     value::{Ratio, TimeSpan, Timestamp},
 };
 
-use super::{Degraded, flapping};
+use super::{Degraded, Edge, flapping};
 
 /// Most samples kept, whatever the window: ten minutes at two a second.
 pub const SAMPLES_MAX: usize = 1_200;
@@ -58,6 +58,22 @@ impl Sample {
             lost: super::is_loss(observation),
         }
     }
+}
+
+/// One observation in a plot.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Point {
+    /// When.
+    pub at: Timestamp,
+    /// How it went.
+    pub outcome: Outcome,
+    /// Its latency.
+    pub ms: f32,
+}
+
+impl Point {
+    /// Points of a plot: what fits the width of a mail.
+    pub const MAX: usize = 40;
 }
 
 /// Why a service is called degraded.
