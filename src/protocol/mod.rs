@@ -16,6 +16,7 @@ use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
 
 pub use self::wire::{Attempt, Net};
+pub use crate::delivery::Carries;
 use crate::{
     observation::{Accept, Reason},
     options::Options,
@@ -85,17 +86,6 @@ pub trait Sender: Send + Sync {
 
     /// Connects and logs in.
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>>;
-}
-
-/// What a protocol can carry; integrity samples beyond it are left out, and the observation says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carries {
-    /// Text beyond ASCII.
-    pub unicode: bool,
-    /// Line ends within the message.
-    pub lines: bool,
-    /// Longest payload in bytes.
-    pub bytes_max: usize,
 }
 
 /// An open sending session.
