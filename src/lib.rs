@@ -13,4 +13,6 @@ pub mod observation;
 pub mod options;
 pub mod protocol;
 pub mod schedule;
+pub mod telemetry;
 pub mod value;
+pub mod web;
