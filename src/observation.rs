@@ -187,8 +187,6 @@ pub enum Kind {
     Corrupt,
     /// A message arrived more than once.
     Duplicate,
-    /// It came, later than its objective.
-    Slow,
     /// A message was perhaps accepted (the acknowledgement never came) and was absent at the horizon.
     Uncertain,
     /// It worked, but later than its objective. Makes the outcome `slow`.
@@ -218,7 +216,6 @@ impl Kind {
             Self::Lost => "lost",
             Self::Corrupt => "corrupt",
             Self::Duplicate => "duplicate",
-            Self::Slow => "slow",
             Self::Uncertain => "uncertain",
             Self::Slow => "slow",
             Self::Own => "own",
