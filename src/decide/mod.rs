@@ -211,9 +211,9 @@ impl Core {
         &self.plan
     }
 
-    /// The state of a check, and since when.
-    pub fn state(&self, check: &CheckName) -> Option<(State, Timestamp)> {
-        self.tracks.get(check).map(|t| (t.track.memory.state, t.track.memory.since))
+    /// The state of a check, since when, and whether it is flapping.
+    pub fn state(&self, check: &CheckName) -> Option<(State, Timestamp, bool)> {
+        self.tracks.get(check).map(|t| &t.track.memory).map(|m| (m.state, m.since, m.flapping))
     }
 
     /// How soon a check is to be asked again.
