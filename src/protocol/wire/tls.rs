@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -181,7 +181,7 @@ impl TlsClient {
     /// A configuration whose verifier records the chain into `seen`.
     ///
     /// # Errors
-    /// When the platform has no roots to trust.
+    /// When the options fit no configuration.
     pub fn config(&self, net: &Net, seen: Arc<Seen>) -> Result<ClientConfig, String> {
         let built = self.built.get_or_init(|| self.made_from.build(net).map(Arc::new)).clone()?;
         let mut config = built.config.clone();
@@ -212,7 +212,8 @@ impl MadeFrom {
         let verifier: Arc<dyn ServerCertVerifier> = if self.insecure {
             Arc::new(Anything)
         } else if self.roots.is_empty() {
-            net.platform()?
+            // Without roots the connection fails only if it really comes to a handshake, and says why.
+            net.platform().unwrap_or_else(|why| Arc::new(Nothing(NoRoots(why))))
         } else {
             Arc::new(Private::new(&self.roots, net.platform().ok())?)
         };
@@ -287,6 +288,22 @@ struct Recorder {
 /// Accepts any certificate; the handshake's own signature must still be right.
 #[derive(Debug)]
 struct Anything;
+
+/// Accepts no certificate, because the platform has no roots to judge it by.
+#[derive(Debug)]
+struct Nothing(NoRoots);
+
+/// The platform's trusted certificates cannot be read: the agent's own trouble.
+#[derive(Clone, Debug)]
+struct NoRoots(String);
+
+impl fmt::Display for NoRoots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NoRoots {}
 
 /// Trusts certificates of one's own first, then the platform's.
 #[derive(Debug)]
@@ -404,6 +421,41 @@ impl ServerCertVerifier for Recorder {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
+    }
+}
+
+impl ServerCertVerifier for Nothing {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Err(Error::Other(OtherError(Arc::new(self.0.clone()))))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Anything.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Anything.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Anything.supported_verify_schemes()
     }
 }
 
@@ -573,6 +625,7 @@ pub fn tls_failure(error: &Error, facts: Option<&TlsFacts>, at: Timestamp) -> (K
         Error::InvalidMessage(_) => (Kind::Handshake, format!("the peer does not speak TLS here ({error})")),
         Error::PeerIncompatible(why) => (Kind::Handshake, format!("no common TLS version or cipher ({why:?})")),
         Error::NoApplicationProtocol => (Kind::Handshake, "the peer agrees to none of the ALPN protocols".into()),
+        Error::Other(OtherError(why)) if why.is::<NoRoots>() => (Kind::Own, why.to_string()),
         Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => (Kind::Own, error.to_string()),
         other => (Kind::Handshake, other.to_string()),
     }
