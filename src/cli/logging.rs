@@ -6,7 +6,10 @@
 use std::{io::IsTerminal, os::unix::fs::MetadataExt};
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry, fmt::format::FmtSpan, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry,
+    filter::{FilterExt, filter_fn},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
 };
 
 use super::Failure;
@@ -17,13 +20,19 @@ const DEFAULT: &str = "info";
 /// Starts logging. To be called once, by commands that run on.
 pub fn start() -> Result<(), Failure> {
     let filter = match std::env::var("RUST_LOG") {
-        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text)
-            .map_err(|e| Failure::usage(format!("RUST_LOG=`{text}` is not a log filter ({e}); try info or bongsu=debug")))?,
+        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|e| {
+            Failure::usage(format!("RUST_LOG=`{text}` is not a log filter ({e}); try info or bongsu=debug"))
+        })?,
         _ => EnvFilter::new(DEFAULT),
     };
     let layer = layer(std::env::var("JOURNAL_STREAM").ok().as_deref());
-    let started = Registry::default().with(layer.with_filter(filter)).try_init();
+    let started = Registry::default().with(layer.with_filter(filter.and(filter_fn(is_safe)))).try_init();
     started.map_err(|e| Failure::failed(format!("cannot start logging: {e}")))
+}
+
+/// Whether a record may be written: HTTP/2's own traces hold header fields, so also `Authorization`.
+fn is_safe(metadata: &tracing::Metadata<'_>) -> bool {
+    !metadata.target().starts_with("h2") || *metadata.level() <= tracing::Level::INFO
 }
 
 fn layer(journal_stream: Option<&str>) -> Box<dyn Layer<Registry> + Send + Sync> {
@@ -33,13 +42,7 @@ fn layer(journal_stream: Option<&str>) -> Box<dyn Layer<Registry> + Send + Sync>
         return journal.with_syslog_identifier("bongsu".into()).boxed();
     }
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt::layer()
-        .compact()
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .with_target(false)
-        .with_span_events(FmtSpan::NONE)
-        .boxed()
+    tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
 }
 
 /// Whether `JOURNAL_STREAM` (`device:inode`, set by systemd) names what standard error is connected to. A child whose

@@ -250,8 +250,8 @@ mod tests {
         assert_eq!(
             text,
             "failed  mail/submission  smtp://mx.example.com:587  100ms\n\
-             \x20 connect          █████                        20.0ms\n\
-             \x20 login                 ████████████████████    80.0ms ✗\n\
+             \x20 connect          ██████                           20.0ms\n\
+             \x20 login                  ████████████████████████   80.0ms ✗\n\
              \x20 address    192.0.2.7:587\n\
              \x20 tls        1.3, certificate CN=mx.example.com, 3 days left\n\
              \x20 server     mx\\x1b[2J\n\
@@ -261,7 +261,7 @@ mod tests {
              \x20   0.00ms · connect 192.0.2.7:587\n\
              \x20   20.0ms → AUTH PLAIN ***\n\
              \x20    100ms ← 535-5.7.8\n\
-             \x20              535 \\x1b]0;no\n"
+             \x20            535 \\x1b]0;no\n"
         );
     }
 
@@ -294,7 +294,8 @@ mod tests {
             tls.days_left = days_left;
             tls_text(&tls)
         };
-        for (left, text) in [(Some(1), ", 1 day left"), (Some(-1), ", expired 1 day ago"), (Some(41), ", 41 days left")] {
+        for (left, text) in [(Some(1), ", 1 day left"), (Some(-1), ", expired 1 day ago"), (Some(41), ", 41 days left")]
+        {
             assert!(days(left).ends_with(text), "{}", days(left));
         }
         assert_eq!(days(None), "1.3, certificate CN=mx.example.com");

@@ -165,7 +165,8 @@ impl<'a> Walk<'a> {
 
     fn mapping(&self, schema: &'a Value, prefix: &str, depth: usize, rows: &mut Vec<OptionRow>) {
         let schema = self.resolve(schema);
-        let required: Vec<&str> = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let required: Vec<&str> =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         for part in schema["allOf"].as_array().into_iter().flatten() {
             self.mapping(part, prefix, depth, rows);
         }
@@ -191,7 +192,8 @@ impl<'a> Walk<'a> {
         if depth > DEPTH_MAX {
             return "…".into();
         }
-        match schema.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()) {
+        let named = given(schema).unwrap_or(schema);
+        match named.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next()) {
             Some("TimeSpan") => return "time span".into(),
             Some("Ratio") => return "share".into(),
             Some("Secret") => return "secret".into(),

@@ -347,7 +347,12 @@ impl Table {
         if self.rows.is_empty() {
             return String::new();
         }
-        let heads: Vec<Cell> = self.headings.iter().map(|h| Cell::new(h).tone(Tone::Dim)).collect();
+        // A heading stands where its column's text does.
+        let head = |(i, heading): (usize, &&str)| Cell {
+            right: self.rows.iter().any(|row| row.get(i).is_some_and(|c| c.right)),
+            ..Cell::new(heading).tone(Tone::Dim)
+        };
+        let heads: Vec<Cell> = self.headings.iter().enumerate().map(head).collect();
         let has_heads = self.headings.iter().any(|h| !h.is_empty());
         let columns = self.headings.len();
         let mut widths = vec![0; columns];
@@ -473,12 +478,12 @@ mod tests {
         let plain = Screen::default();
         assert_eq!(
             table.render(plain),
-            "NAME      MS   REASON\n\
+            "NAME       MS  REASON\n\
              카카오톡    7  a reason that is long\n\
              mail      812\n"
         );
         let narrow = Screen { width: Some(32), colour: false };
-        assert_eq!(table.render(narrow).lines().nth(1), Some("카카오톡    7  a reason that is …"));
+        assert_eq!(table.render(narrow).lines().nth(1), Some("카카오톡    7  a reason that is…"));
         let colour = Screen { width: None, colour: true };
         let mut table = Table::new(&["", ""]);
         table.row(vec![Cell::word("down"), "x".into()]);

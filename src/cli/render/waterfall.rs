@@ -11,8 +11,8 @@ const BAR_CELLS_MAX: usize = 60;
 /// Narrowest: fewer cells cannot tell the phases apart.
 const BAR_CELLS_MIN: usize = 10;
 
-/// Cells before and after the bars: indent, label, gaps, the time.
-const FRAME_CELLS: usize = 2 + LABEL_CELLS + 1 + 1 + TIME_CELLS;
+/// Cells before and after the bars: indent, label, gaps, the time, the mark of what broke.
+const FRAME_CELLS: usize = 2 + LABEL_CELLS + 1 + 1 + TIME_CELLS + 2;
 
 /// The longest label, `receive greeting`.
 const LABEL_CELLS: usize = 16;
@@ -121,7 +121,7 @@ mod tests {
             ],
             Some(Phase::Exchange),
         );
-        let screen = Screen { width: Some(44), colour: false };
+        let screen = Screen { width: Some(46), colour: false };
         assert_eq!(
             waterfall(&o, screen),
             "  resolve          █                   10.0ms\n\
