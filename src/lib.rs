@@ -1,5 +1,6 @@
 //! bongsu watches whether messages get through.
 
+pub mod agent;
 pub mod alert;
 pub mod check;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod observation;
 pub mod options;
 pub mod protocol;
 pub mod schedule;
+pub mod store;
 pub mod telemetry;
 pub mod value;
 pub mod web;

@@ -10,7 +10,6 @@ use crate::{
     clock,
     decide::{Event, Refused},
     incident::IncidentId,
-    notify,
     protocol::Boxed,
     value::Name,
     web::control::{Control, Refusal, Reloaded, StatusReport, Tested},
@@ -66,7 +65,7 @@ impl Control for Shared {
                 };
                 (configured.channel.clone(), running.net.clone())
             };
-            Ok(notify::test_channel(&name, &channel, &net, &self.vantage).await)
+            Ok(super::try_channel(&name, &channel, &net, &self.vantage).await)
         })
     }
 

@@ -17,12 +17,12 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::board::Board;
+use super::{AgentError, board::Board};
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Past, Plan, Refused},
+    decide::{Commit, Core, Event, Known, Past, Plan, Refused},
     detect::Pace,
-    store::{Keep, StoreError, Writer},
+    store::{Keep, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
     web::control::{CheckStatus, LastSeen},
@@ -43,11 +43,19 @@ pub(crate) enum Job {
     /// An event, with whom to tell its result once it is committed.
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
     /// A new plan.
-    Reconfigure { plan: Arc<Plan>, renames: Vec<(CheckName, CheckName)>, keep: Keep, reply: oneshot::Sender<Reply> },
+    Reconfigure { setup: Setup, reply: oneshot::Sender<Reply> },
     /// How all checks stand.
     Status { reply: oneshot::Sender<Reply> },
     /// Time for the store's upkeep.
     Maintain,
+}
+
+/// What a configuration is for the core and the store.
+pub(crate) struct Setup {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) watched: Vec<Watched>,
+    pub(crate) renames: Vec<(CheckName, CheckName)>,
+    pub(crate) keep: Keep,
 }
 
 impl Job {
@@ -98,12 +106,10 @@ impl Heart {
     /// Opens the store, restores the core and starts the thread.
     pub(crate) async fn start(
         path: PathBuf,
-        keep: Keep,
-        plan: Arc<Plan>,
-        renames: Vec<(CheckName, CheckName)>,
+        setup: Setup,
         board: Arc<Board>,
         telemetry: Arc<Telemetry>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Self, AgentError> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (timeout, next_timeout) = watch::channel(None);
         let (opened, open_result) = oneshot::channel();
@@ -113,7 +119,7 @@ impl Heart {
         let thread = thread::Builder::new()
             .name("core".into())
             .spawn(move || {
-                let beating = match Beating::open(&path, keep, plan, renames, board, telemetry, timeout) {
+                let beating = match Beating::open(&path, setup, board, telemetry, timeout) {
                     Ok(beating) => {
                         let _ = opened.send(Ok(()));
                         beating
@@ -130,8 +136,8 @@ impl Heart {
                     Err(_) => "a bug in the core; what was committed is safe".into(),
                 });
             })
-            .map_err(|e| StoreError::thread(&e))?;
-        open_result.await.unwrap_or_else(|_| Err(StoreError::thread(&std::io::Error::other("it ended at once"))))?;
+            .map_err(|e| AgentError::Heart(e.to_string()))?;
+        open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
         Ok(Self { jobs, next_timeout, stop, end, thread: Some(thread) })
     }
 
@@ -159,7 +165,7 @@ impl Heart {
 struct Beating {
     core: Core,
     writer: Writer,
-    keep: Keep,
+    setup: Setup,
     last: HashMap<CheckName, LastSeen>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
@@ -178,30 +184,30 @@ enum Answering {
 impl Beating {
     fn open(
         path: &std::path::Path,
-        keep: Keep,
-        plan: Arc<Plan>,
-        renames: Vec<(CheckName, CheckName)>,
+        setup: Setup,
         board: Arc<Board>,
         telemetry: Arc<Telemetry>,
         timeout: watch::Sender<Option<Timestamp>>,
     ) -> Result<Self, StoreError> {
         let now = clock::now();
         let mut writer = Writer::open(path, now)?;
-        rename(&mut writer, &renames)?;
-        let past = restore(&mut writer, &plan, now)?;
+        rename(&mut writer, &setup.renames)?;
+        let past = restore(&mut writer, &setup, now)?;
         board.publish(&past.messages);
         let last = past
             .checks
             .iter()
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
-        let core = Core::new(plan, past, clock::random_seed());
-        Ok(Self { core, writer, keep, last, board, telemetry, timeout })
+        let core = Core::new(setup.plan.clone(), past, clock::random_seed());
+        Ok(Self { core, writer, setup, last, board, telemetry, timeout })
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
-        self.publish(&[], 0);
-        // Steps that fell due while the agent was not running.
+        // Members of open incidents that left the configuration while the agent was not running.
+        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
+        self.write(&[commit], stop)?;
+        // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)], stop)?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
             let Some(first) = queue.blocking_recv() else { break };
@@ -236,16 +242,10 @@ impl Beating {
                         Err(refused) => answers.push((reply, Answering::Refused(refused))),
                     }
                 }
-                Job::Reconfigure { plan, renames, keep, reply } => {
-                    self.keep = keep;
+                Job::Reconfigure { setup, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
                     self.write(&commits, stop)?;
-                    commits.clear();
-                    self.forget(&plan);
-                    if let Err(error) = rename(&mut self.writer, &renames) {
-                        tracing::error!(%error, "history was not renamed");
-                    }
-                    commits.push(self.core.reconfigure(now, plan));
+                    commits = vec![self.reconfigure(now, setup)?];
                     answers.push((Some(reply), Answering::Done));
                 }
                 Job::Status { reply } => {
@@ -276,7 +276,7 @@ impl Beating {
             let begun = clock::instant();
             let mut failed = false;
             while let Err(error) = self.writer.commit(commits) {
-                if error.is_final() || stop.load(Ordering::Acquire) {
+                if is_final(&error) || stop.load(Ordering::Acquire) {
                     return Err(error);
                 }
                 tracing::error!(%error, "the store does not write; trying again");
@@ -302,7 +302,7 @@ impl Beating {
             }
         }
         self.board.publish(commits.iter().flat_map(|c| &c.messages));
-        if events > 0 || commits.is_empty() {
+        if events > 0 {
             let (depth, oldest) = self.board.depth();
             self.telemetry.outbox(depth, oldest);
         }
@@ -310,8 +310,12 @@ impl Beating {
         self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
-    fn forget(&mut self, plan: &Plan) {
-        self.last.retain(|name, _| plan.checks.contains_key(name));
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
+        rename(&mut self.writer, &setup.renames)?;
+        let past = restore(&mut self.writer, &setup, now)?;
+        self.setup = setup;
+        self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
+        Ok(self.core.reconfigure(now, self.setup.plan.clone(), past.checks))
     }
 
     fn status(&self) -> Vec<CheckStatus> {
@@ -329,7 +333,7 @@ impl Beating {
     }
 
     fn maintain(&mut self) {
-        match self.writer.maintain(clock::now(), &self.keep) {
+        match self.writer.maintain(clock::now(), &self.setup.keep) {
             Ok(done) => tracing::debug!(?done, "upkeep of the store"),
             Err(error) => tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute"),
         }
@@ -354,7 +358,29 @@ fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> Result<(),
 }
 
 /// What the core goes on from.
-fn restore(writer: &mut Writer, plan: &Plan, now: Timestamp) -> Result<Past, StoreError> {
-    let _ = now;
-    writer.restore(plan.checks.iter().map(|(name, check)| (name, check.thresholds.degraded.window)))
+fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, StoreError> {
+    let restored = writer.restore(now, &setup.watched)?;
+    let mut checks: HashMap<CheckName, Known> = HashMap::new();
+    for (name, state) in restored.states {
+        match serde_json::from_value(state.memory) {
+            Ok(memory) => checks.entry(name).or_default().0 = Some(memory),
+            Err(error) => tracing::error!(check = %name, %error, "its stored state is not understood; it starts anew"),
+        }
+    }
+    for (name, observations) in restored.recent {
+        checks.entry(name).or_default().1 = observations;
+    }
+    Ok(Past {
+        instance: writer.instance().to_owned(),
+        checks,
+        incidents: restored.incidents,
+        messages: restored.messages,
+        next_incident: restored.next_incident.0,
+        next_message: restored.next_message.0,
+    })
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &StoreError) -> bool {
+    matches!(error, StoreError::Damaged { .. } | StoreError::Inconsistent { .. } | StoreError::NotOurs { .. })
 }

@@ -13,6 +13,7 @@ mod checks;
 mod control;
 mod heart;
 mod service;
+mod trial;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,11 +24,11 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
-pub use self::heart::HeartError;
+pub use self::{heart::HeartError, trial::try_channel};
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job},
+    heart::{Heart, Job, Setup},
 };
 use crate::{
     alert::ChannelPlan,
@@ -36,7 +37,7 @@ use crate::{
     decide::{CheckPlan, Event, Plan},
     notify,
     protocol::{Net, wire::NetOptions},
-    store::{self, Keep},
+    store::{self, Keep, Watched},
     telemetry::Telemetry,
     value::{CheckName, Name, Timestamp},
     web::control::Reloaded,
@@ -166,13 +167,9 @@ pub async fn run(
 async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), AgentError> {
     let now = clock::now();
     let net = network(&config)?;
-    let plan = Arc::new(plan_of(&config));
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
-    let renames = renames_of(&config);
-    let keep = keep_of(&config);
-    let path = config.store.path.clone();
-    let heart = Heart::start(path, keep, plan, renames, board.clone(), telemetry.clone()).await?;
+    let heart = Heart::start(config.store.path.clone(), setup(&config, now), board.clone(), telemetry.clone()).await?;
     let shared = Arc::new(Shared {
         version: env!("CARGO_PKG_VERSION"),
         started_at: now,
@@ -206,12 +203,18 @@ fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
     Net::new(options).map_err(AgentError::Net)
 }
 
-fn keep_of(config: &Config) -> Keep {
-    Keep { raw: config.store.keep_raw, daily: config.store.keep_daily }
-}
-
-fn renames_of(config: &Config) -> Vec<(CheckName, CheckName)> {
-    config.checks.iter().filter_map(|c| Some((c.formerly.clone()?, c.name.clone()))).collect()
+fn setup(config: &Config, now: Timestamp) -> Setup {
+    let watched = |c: &Arc<crate::check::Check>| Watched {
+        check: c.name.clone(),
+        window: c.thresholds.degraded.window,
+        interval: c.schedule.interval(now),
+    };
+    Setup {
+        plan: Arc::new(plan_of(config)),
+        watched: config.checks.iter().map(watched).collect(),
+        renames: config.checks.iter().filter_map(|c| Some((c.formerly.clone()?, c.name.clone()))).collect(),
+        keep: Keep { raw: config.store.keep_raw, daily: config.store.keep_daily },
+    }
 }
 
 /// What the core must know of a configuration.
@@ -350,8 +353,8 @@ impl Shared {
         for (_, task) in std::mem::take(&mut running.channels) {
             task.end().await;
         }
-        let (plan, renames, keep) = (Arc::new(plan_of(&config)), renames_of(&config), keep_of(&config));
-        heart::ask(&self.jobs, |reply| Job::Reconfigure { plan, renames, keep, reply })
+        let setup = setup(&config, clock::now());
+        heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
             .await
             .map_err(|e: HeartError| e.to_string())?;
         running.config = Arc::new(config);

@@ -155,7 +155,7 @@ pub struct Past {
     /// The database's own identity, part of every message's key.
     pub instance: String,
     /// What each detector remembered, with the observations to rebuild its window from, oldest first.
-    pub checks: HashMap<CheckName, (Option<Memory>, Vec<Observation>)>,
+    pub checks: HashMap<CheckName, Known>,
     /// Open incidents, and closed ones of which messages are still on their way.
     pub incidents: Vec<Incident>,
     /// Messages not yet settled.
@@ -178,10 +178,25 @@ pub struct Core {
     random: fastrand::Rng,
 }
 
+/// What the store knows of a check: what its detector remembered, and its latest observations, oldest first.
+pub type Known = (Option<Memory>, Vec<Observation>);
+
 #[derive(Default)]
 struct Tracked {
     track: Track,
     stored: Option<Memory>,
+}
+
+impl Tracked {
+    /// A detector as it was. Trouble that no open incident knows of (the check had left the configuration) is
+    /// forgotten, so that it is detected, and told, anew.
+    fn restore((stored, recent): Known, thresholds: &Thresholds, in_trouble: bool) -> Self {
+        let mut memory = stored.clone().unwrap_or_default();
+        if memory.trouble.is_some() && !in_trouble {
+            memory = Memory { last_good: memory.last_good, ..Memory::default() };
+        }
+        Self { track: Track::restore(memory, thresholds, &recent), stored }
+    }
 }
 
 impl Core {
@@ -189,10 +204,12 @@ impl Core {
     pub fn new(plan: Arc<Plan>, past: Past, seed: u64) -> Self {
         let mut tracks = HashMap::with_capacity(plan.checks.len());
         let mut known = past.checks;
+        let in_trouble = |name: &CheckName| {
+            past.incidents.iter().any(|i| i.is_open() && i.members.get(name).is_some_and(|m| m.ended.is_none()))
+        };
         for (name, check) in &plan.checks {
-            let (memory, recent) = known.remove(name).unwrap_or_default();
-            let track = Track::restore(memory.clone().unwrap_or_default(), &check.thresholds, &recent);
-            tracks.insert(name.clone(), Tracked { track, stored: memory });
+            let known = known.remove(name).unwrap_or_default();
+            tracks.insert(name.clone(), Tracked::restore(known, &check.thresholds, in_trouble(name)));
         }
         Self {
             plan,
@@ -262,14 +279,17 @@ impl Core {
         Ok(commit)
     }
 
-    /// Puts a new plan in force. Checks that are gone leave their incidents; incidents left without any are closed.
-    pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>) -> Commit {
+    /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
+    /// leave their incidents; incidents left without any are closed.
+    pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>, mut known: HashMap<CheckName, Known>) -> Commit {
         let mut commit = Commit::default();
         self.plan = plan;
         self.tracks.retain(|name, _| self.plan.checks.contains_key(name));
-        for name in self.plan.checks.keys() {
+        for (name, check) in &self.plan.checks {
             if !self.tracks.contains_key(name) {
-                self.tracks.insert(name.clone(), Tracked::default());
+                let in_trouble = self.incident_of(name).is_some();
+                let known = known.remove(name).unwrap_or_default();
+                self.tracks.insert(name.clone(), Tracked::restore(known, &check.thresholds, in_trouble));
             }
         }
         let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();

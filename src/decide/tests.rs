@@ -277,7 +277,7 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
     world.answer(3, "hook", &Attempted::Delivered);
     let mut smaller = plan(everything_to(vec![step(0, "hook", None)]));
     smaller.checks.remove(&check("mail/in"));
-    let commit = world.core.reconfigure(second(9), Arc::new(smaller));
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
     assert_eq!(commit.incidents.len(), 1);
     assert!(!commit.incidents[0].is_open());
     assert_eq!(commit.messages[0].alert.kind, MessageKind::Recovery);
