@@ -12,4 +12,5 @@ pub mod observation;
 pub mod options;
 pub mod protocol;
 pub mod schedule;
+pub mod store;
 pub mod value;
