@@ -60,14 +60,15 @@ impl Board {
     fn first_of_each<T>(&self, channel: &Name, take: impl FnOnce(&mut dyn Iterator<Item = &Message>) -> T) -> T {
         let pending = self.lock();
         let mut seen: Vec<IncidentId> = Vec::new();
-        let mut firsts = pending.get(channel).into_iter().flat_map(BTreeMap::values).filter(|m| match m.alert.incident {
-            Some(id) if seen.contains(&id) => false,
-            Some(id) => {
-                seen.push(id);
-                true
-            }
-            None => true,
-        });
+        let mut firsts =
+            pending.get(channel).into_iter().flat_map(BTreeMap::values).filter(|m| match m.alert.incident {
+                Some(id) if seen.contains(&id) => false,
+                Some(id) => {
+                    seen.push(id);
+                    true
+                }
+                None => true,
+            });
         take(&mut firsts)
     }
 
@@ -86,12 +87,7 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    pub(crate) fn new(
-        channel: Name,
-        board: Arc<Board>,
-        jobs: mpsc::Sender<Job>,
-        telemetry: Arc<Telemetry>,
-    ) -> Self {
+    pub(crate) fn new(channel: Name, board: Arc<Board>, jobs: mpsc::Sender<Job>, telemetry: Arc<Telemetry>) -> Self {
         Self { channel, board, jobs, telemetry }
     }
 }

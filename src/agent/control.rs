@@ -77,4 +77,3 @@ impl Control for Shared {
         self.telemetry.encode(clock::now())
     }
 }
-

@@ -212,7 +212,9 @@ impl Beating {
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
             let Some(first) = queue.blocking_recv() else { break };
             let mut jobs = vec![first];
-            while jobs.len() < GROUP_MAX && let Ok(job) = queue.try_recv() {
+            while jobs.len() < GROUP_MAX
+                && let Ok(job) = queue.try_recv()
+            {
                 jobs.push(job);
             }
             self.telemetry.queue(Queue::Events, queue.len());

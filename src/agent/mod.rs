@@ -24,12 +24,12 @@ use std::{
 
 use tokio::{sync::watch, task::JoinHandle};
 
-pub use self::{heart::HeartError, trial::try_channel};
 use self::{
     board::Board,
     checks::Runner,
     heart::{Heart, Job, Setup},
 };
+pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
     alert::ChannelPlan,
     clock,
@@ -326,8 +326,13 @@ impl Shared {
 
     async fn put_in_force(&self, running: &mut Running, config: Config) -> Result<Reloaded, String> {
         let old = running.config.clone();
-        if config.store.path != old.store.path || config.agent.socket != old.agent.socket || config.agent.name != old.agent.name {
-            return Err("agent.name, agent.socket and store.path cannot change while it runs; restart the service".into());
+        if config.store.path != old.store.path
+            || config.agent.socket != old.agent.socket
+            || config.agent.name != old.agent.name
+        {
+            return Err(
+                "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
+            );
         }
         let net = network(&config).map_err(|e| e.to_string())?;
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();

@@ -20,9 +20,9 @@ const TRIAL_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 pub async fn try_channel(name: &Name, channel: &Arc<dyn Channel>, net: &Arc<Net>, vantage: &Name) -> Tested {
     let message = test_message(vantage, name, clock::now(), clock::random_seed());
     let begun = clock::instant();
-    let attempted = tokio::time::timeout(TRIAL_MAX, channel.deliver(net, &message)).await.unwrap_or_else(|_| {
-        Attempted::Retry { error: "no answer within a minute".into(), retry_after: None }
-    });
+    let attempted = tokio::time::timeout(TRIAL_MAX, channel.deliver(net, &message))
+        .await
+        .unwrap_or_else(|_| Attempted::Retry { error: "no answer within a minute".into(), retry_after: None });
     let took = clock::instant().saturating_duration_since(begun);
     let mask = |error: String| net.masker.mask(&error).into_owned();
     let (delivered, may_work_later, error) = match attempted {

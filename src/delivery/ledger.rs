@@ -174,10 +174,12 @@ impl Ledger {
         self.entries.iter().rev().any(|e| e.sending.identity.sequence == sequence && e.latency.is_some())
     }
 
-    /// Nobody listens for this message any more, for this reason: its absence proves nothing.
-    pub fn blind(&mut self, sequence: u64, reason: Reason) {
-        if let Some(entry) = self.entry(sequence) {
-            entry.blind = Some(reason);
+    /// Nobody listens any more, for this reason: from now on, the absence of what is pending proves nothing.
+    pub fn blind(&mut self, now: Instant, reason: &Reason) {
+        for entry in &mut self.entries {
+            if entry.fate(&self.terms, now) == Fate::Pending && entry.blind.is_none() {
+                entry.blind = Some(reason.clone());
+            }
         }
     }
 
@@ -277,7 +279,11 @@ impl Entry {
     }
 
     fn judge(&self, fate: Fate, terms: &Terms, now: Instant) -> (Outcome, Option<Reason>) {
-        let failed = |phase, kind, text: String| (Outcome::Failed, Some(Reason::new(phase, kind, text)));
+        let failed = |phase, kind, text: String| {
+            let outcome = if kind == Kind::Own { Outcome::Unknown } else { Outcome::Failed };
+            (outcome, Some(Reason::new(phase, kind, text)))
+        };
+        let slow = |text: String| (Outcome::Slow, Some(Reason::new(Phase::Deliver, Kind::Slow, text)));
         let refusal = self.answer.as_ref().and_then(|a| a.reason.as_ref());
         let horizon = TimeSpan(terms.horizon);
         match fate {
@@ -293,18 +299,20 @@ impl Entry {
                     let text = format!("{}, though the message arrived after {latency}", refusal.text);
                     return failed(refusal.phase, refusal.kind, text);
                 }
-                (if fate == Fate::Arrived { Outcome::Ok } else { Outcome::Slow }, None)
+                if fate == Fate::Arrived {
+                    return (Outcome::Ok, None);
+                }
+                slow(format!("arrived after {latency}, objective {}", TimeSpan(terms.objective)))
             }
-            Fate::Unsent => (Outcome::Failed, refusal.cloned()),
+            Fate::Unsent => match refusal {
+                Some(refusal) => failed(refusal.phase, refusal.kind, refusal.text.clone()),
+                None => failed(Phase::Send, Kind::Rejected, "not accepted".into()),
+            },
             Fate::Pending => {
-                if let Some(blind) = &self.blind {
-                    return (Outcome::Failed, Some(blind.clone()));
+                if let Some(known) = refusal.or(self.blind.as_ref()) {
+                    return failed(known.phase, known.kind, known.text.clone());
                 }
-                if let Some(refusal) = refusal {
-                    return (Outcome::Failed, Some(refusal.clone()));
-                }
-                let text = format!("{}, not arrived within {} so far", self.accepted(terms), shown(self.age(now)));
-                (Outcome::Slow, Some(Reason::new(Phase::Deliver, Kind::Timeout, text)))
+                slow(format!("{}, not arrived within {} so far", self.accepted(terms), shown(self.age(now))))
             }
             Fate::Lost => {
                 failed(Phase::Deliver, Kind::Lost, format!("{}, not arrived within {horizon}", self.accepted(terms)))
@@ -380,7 +388,8 @@ mod tests {
 
         assert_eq!(l.arrived(1, &identity(1), Integrity::Equal, t + ms(300)), Sighting::First);
         let late = l.poll(t + ms(300)).expect("a correction");
-        assert_eq!((late.outcome, late.delivery.fate, late.reason), (Outcome::Slow, Fate::Late, None));
+        assert_eq!((late.outcome, late.delivery.fate), (Outcome::Slow, Fate::Late));
+        assert_eq!(late.reason.expect("slow has a reason").text, "arrived after 300ms, objective 50ms");
         assert_eq!(late.delivery.latency_ms, Some(ms(300)));
         assert_eq!(late.observed_at, Timestamp::from_millis(1));
         assert_eq!(l.poll(t + ms(300)), None);
@@ -433,7 +442,7 @@ mod tests {
     fn a_broken_receiver_proves_no_loss() {
         let (mut l, t) = (ledger(), crate::clock::instant());
         accepted(&mut l, 1, t);
-        l.blind(1, Reason::new(Phase::Deliver, Kind::Closed, "receiving side: closed"));
+        l.blind(t + ms(8), &Reason::new(Phase::Deliver, Kind::Closed, "receiving side: closed"));
         let verdict = l.book(1, t + ms(10)).expect("it was sent");
         assert_eq!((verdict.outcome, verdict.delivery.fate), (Outcome::Failed, Fate::Pending));
         assert_eq!(verdict.reason.expect("a failure has a reason").kind, Kind::Closed);

@@ -10,6 +10,7 @@
 
 pub mod http;
 mod matcher;
+pub mod mqtt;
 pub mod wire;
 
 use std::{pin::Pin, time::Instant};
@@ -25,7 +26,7 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP];
+pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &mqtt::MQTT];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

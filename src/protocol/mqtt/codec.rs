@@ -170,7 +170,7 @@ impl Codec {
                     c = c.user_name(name).map_err(refused)?;
                 }
                 if let Some(password) = &login.password {
-                    c = c.password(password.expose().as_bytes()).map_err(refused)?;
+                    c = c.password(password.expose().as_bytes().to_vec()).map_err(refused)?;
                 }
                 self.core.checked_send(c.build().map_err(refused)?)
             }};
@@ -361,9 +361,10 @@ fn refused(error: MqttError) -> Breach {
 
 fn came_wrong(error: MqttError) -> Breach {
     match error {
-        MqttError::PacketTooLarge => {
-            Breach { kind: Kind::TooLarge, text: format!("the server sent a packet of more than {PACKET_BYTES_MAX} bytes") }
-        }
+        MqttError::PacketTooLarge => Breach {
+            kind: Kind::TooLarge,
+            text: format!("the server sent a packet of more than {PACKET_BYTES_MAX} bytes"),
+        },
         other => Breach::protocol(format!("the server broke MQTT: {other}")),
     }
 }
@@ -408,9 +409,7 @@ fn understood(packet: Packet, at: Instant) -> Heard {
         Packet::V5_0Pubrec(p) => Heard::Pubrec(ack(p.packet_id(), p.reason_code().map(|c| c as u8), said!(p))),
         Packet::V3_1_1Pubcomp(p) => Heard::Pubcomp(ack(p.packet_id(), None, None)),
         Packet::V5_0Pubcomp(p) => Heard::Pubcomp(ack(p.packet_id(), p.reason_code().map(|c| c as u8), said!(p))),
-        Packet::V3_1_1Suback(p) => {
-            Heard::Suback(ack(p.packet_id(), p.return_codes().first().map(|c| *c as u8), None))
-        }
+        Packet::V3_1_1Suback(p) => Heard::Suback(ack(p.packet_id(), p.return_codes().first().map(|c| *c as u8), None)),
         Packet::V5_0Suback(p) => {
             Heard::Suback(ack(p.packet_id(), p.reason_codes().first().map(|c| *c as u8), words(p.props())))
         }
@@ -426,8 +425,7 @@ fn understood(packet: Packet, at: Instant) -> Heard {
 }
 
 fn connack(packet: &v5_0::Connack) -> Connack {
-    let mut connack =
-        Connack { code: packet.reason_code() as u8, words: words(packet.props()), ..Connack::default() };
+    let mut connack = Connack { code: packet.reason_code() as u8, words: words(packet.props()), ..Connack::default() };
     for property in packet.props() {
         match property {
             Property::ServerKeepAlive(seconds) => connack.keep_alive_s = Some(seconds.val()),
