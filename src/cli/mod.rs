@@ -1,3 +1,7 @@
 //! The command line.
 
 pub mod demo;
+pub mod render {
+    //! What commands show.
+    pub mod text;
+}
