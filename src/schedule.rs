@@ -1,8 +1,26 @@
 //! When a check is due: every so often, or by a cron line in a time zone; spread over the interval, never in a burst.
+//!
+//! A check with an interval runs on a grid of its own: the instants that lie a fixed offset after the multiples of
+//! its interval. The offset is a hash of the check's name, so thousands of checks with one interval are spread
+//! evenly over it, a restart moves none of them, and every member of a fleet computes the same instants. Cron lines
+//! say themselves when they are due; see [`Cron`]. Nothing here reads a clock.
 
 use std::time::Duration;
 
+pub use self::cron::Cron;
 use crate::value::{CheckName, Timestamp};
+
+mod cron;
+
+/// How many checks begin in a second after a start or a reload, as long as their intervals leave the room: an agent
+/// with 1,000 checks has asked each of them after ten seconds, and a hundred connections a second disturb nobody.
+pub const STARTS_PER_SECOND: u64 = 100;
+
+/// Shortest interval of the grid: the resolution of [`Timestamp`].
+const INTERVAL_MIN: Duration = Duration::from_millis(1);
+
+/// What [`Schedule::interval`] says of a cron line with fewer than two runs ahead.
+const INTERVAL_WITHOUT_RUNS: Duration = Duration::from_secs(86_400);
 
 /// When a check is due.
 #[derive(Clone, Debug)]
@@ -13,35 +31,205 @@ pub enum Schedule {
     Cron(Cron),
 }
 
-/// A cron line in a time zone.
-#[derive(Clone, Debug)]
-pub struct Cron {}
-
-impl Cron {
-    /// Parses five or six fields; `timezone` is an IANA name.
-    pub fn parse(line: &str, timezone: chrono_tz::Tz) -> Result<Self, String> {
-        let _ = (line, timezone);
-        Ok(Self {})
-    }
-}
-
 impl Schedule {
     /// The first instant after `after` at which a check of this name is due; `None` when it never is again.
     pub fn next(&self, name: &CheckName, after: Timestamp) -> Option<Timestamp> {
-        let _ = (name, after);
-        None
+        match self {
+            Self::Every(every) => {
+                let every_ms = millis(*every);
+                let offset_ms = share(name, every_ms);
+                let after_ms = after.as_millis();
+                let into_ms = after_ms.checked_sub(offset_ms)?.rem_euclid(every_ms);
+                after_ms.checked_add(every_ms - into_ms).map(Timestamp::from_millis)
+            }
+            Self::Cron(cron) => cron.next(after),
+        }
     }
 
     /// When it is first due after a start or reload at `now` with `checks` checks in all: spread, so that the start
-    /// is no burst.
+    /// is no burst. A cron line is not run at the start: it is first due when it says.
+    ///
+    /// The window is as long as [`STARTS_PER_SECOND`] asks, at least a second and at most the interval, so a lone
+    /// check runs within a second, and 10,000 checks with an interval of 30 s start no faster than they go on.
     pub fn first(&self, name: &CheckName, now: Timestamp, checks: usize) -> Option<Timestamp> {
-        let _ = (name, now, checks);
-        None
+        match self {
+            Self::Every(every) => {
+                let checks = u64::try_from(checks).unwrap_or(u64::MAX);
+                let window = Duration::from_millis(checks.saturating_mul(1_000) / STARTS_PER_SECOND);
+                let window_ms = millis(window.max(Duration::from_secs(1)).min(*every));
+                now.as_millis().checked_add(share(name, window_ms)).map(Timestamp::from_millis)
+            }
+            Self::Cron(cron) => cron.next(now),
+        }
     }
 
-    /// The usual time between two runs (for a cron line: between the next two after `now`).
+    /// When it is due after the run that [`Schedule::first`] gave: on its grid, at least half an interval later, so
+    /// that the start does not ask twice in a row.
+    pub fn second(&self, name: &CheckName, first: Timestamp) -> Option<Timestamp> {
+        match self {
+            // One millisecond less, because `next` is strictly later than what it is given.
+            Self::Every(every) => self.next(name, first + (*every / 2).saturating_sub(INTERVAL_MIN)),
+            Self::Cron(cron) => cron.next(first),
+        }
+    }
+
+    /// The usual time between two runs (for a cron line: between the next two after `now`; a day if there are none).
     pub fn interval(&self, now: Timestamp) -> Duration {
-        let _ = now;
-        Duration::ZERO
+        match self {
+            Self::Every(every) => (*every).max(INTERVAL_MIN),
+            Self::Cron(cron) => {
+                let next = cron.next(now);
+                let two = next.and_then(|one| Some((one, cron.next(one)?)));
+                two.map_or(INTERVAL_WITHOUT_RUNS, |(one, two)| two.since(one))
+            }
+        }
+    }
+}
+
+/// Whole milliseconds of an interval, at least one.
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.max(INTERVAL_MIN).as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The name's own place within a span: the same in every build and on every machine, even over many names.
+fn share(name: &CheckName, span_ms: i64) -> i64 {
+    let place = (u128::from(hash(name.as_str())) * u128::try_from(span_ms).unwrap_or(0)) >> 64;
+    i64::try_from(place).unwrap_or(0)
+}
+
+/// FNV-1a, then the finaliser of MurmurHash3. The finaliser is needed because names often differ in their last
+/// characters only, which FNV-1a alone leaves in the low bits, and [`share`] reads the high ones.
+fn hash(text: &str) -> u64 {
+    let fnv = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut mixed = (fnv ^ (fnv >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    mixed ^ (mixed >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_348_800_000);
+
+    fn name(text: &str) -> CheckName {
+        text.parse().expect("a name")
+    }
+
+    fn every(seconds: u64) -> Schedule {
+        Schedule::Every(Duration::from_secs(seconds))
+    }
+
+    /// The most that begin in one of the seconds that the instants touch.
+    fn busiest_second(due: impl Iterator<Item = Timestamp>) -> (usize, usize) {
+        let mut seconds = BTreeMap::<i64, usize>::new();
+        for at in due {
+            *seconds.entry(at.as_millis().div_euclid(1_000)).or_default() += 1;
+        }
+        (seconds.values().copied().max().unwrap_or(0), seconds.len())
+    }
+
+    #[test]
+    fn ten_thousand_checks_are_spread_evenly() {
+        let names: Vec<_> = (0..10_000).map(|n| name(&format!("load/check-{n:05}"))).collect();
+        let schedule = every(30);
+        let a_moment_before = NOW - Duration::from_millis(1);
+        let regular = |name: &CheckName| schedule.next(name, a_moment_before);
+        let started = |name: &CheckName| schedule.first(name, NOW, 10_000);
+        for due in [&regular as &dyn Fn(&CheckName) -> Option<Timestamp>, &started] {
+            let (most, seconds) = busiest_second(names.iter().filter_map(due));
+            assert_eq!(seconds, 30);
+            assert!(most * 2 * 30 < 10_000 * 3, "{most} in one second, the mean is {}", 10_000 / 30);
+        }
+        // A start of 1,000 checks takes ten seconds although the interval would allow thirty.
+        let (most, seconds) = busiest_second(names[..1_000].iter().filter_map(|n| schedule.first(n, NOW, 1_000)));
+        assert_eq!(seconds, 10);
+        assert!(most < 150, "{most}");
+    }
+
+    #[test]
+    fn a_lone_check_starts_within_a_second_or_its_interval() {
+        for n in 0..500 {
+            let name = name(&format!("a/{n}"));
+            assert!(every(3_600).first(&name, NOW, 1).expect("due") - Duration::from_secs(1) < NOW);
+            let quick = Schedule::Every(Duration::from_millis(200));
+            assert!(quick.first(&name, NOW, 10_000).expect("due") - Duration::from_millis(200) < NOW);
+        }
+    }
+
+    #[test]
+    fn the_run_after_the_first_is_on_the_grid_and_not_at_once() {
+        for seconds in [1, 30, 60, 86_400] {
+            let schedule = every(seconds);
+            for n in 0..500 {
+                let name = name(&format!("svc-{n}/x"));
+                let first = schedule.first(&name, NOW, 500).expect("due");
+                let second = schedule.second(&name, first).expect("due");
+                assert!(second.since(first) >= Duration::from_secs(seconds) / 2, "{first} {second}");
+                assert!(second.since(first) <= Duration::from_secs(seconds) * 3 / 2, "{first} {second}");
+                let third = schedule.next(&name, second).expect("due");
+                assert_eq!(third.since(second), Duration::from_secs(seconds));
+            }
+        }
+    }
+
+    #[test]
+    fn offsets_never_change_between_builds() {
+        let table = [
+            ("mail/submission", 30_000, 1_627),
+            ("mail/round-trip", 60_000, 6_175),
+            ("카카오톡/로그인", 60_000, 5_313),
+            ("a/b", 1_000, 947),
+        ];
+        for (text, span_ms, offset_ms) in table {
+            assert_eq!(share(&name(text), span_ms), offset_ms, "{text}");
+        }
+        assert_eq!(every(30).next(&name("mail/submission"), NOW), Some(NOW + Duration::from_millis(1_627)));
+    }
+
+    #[test]
+    fn cron_lines_are_not_run_at_the_start() {
+        let cron = Schedule::Cron(Cron::parse("0 * * * *", chrono_tz::UTC).expect("a line"));
+        let (name, half_past) = (name("a/b"), NOW + Duration::from_secs(1_800));
+        let next = Some(NOW + Duration::from_secs(3_600));
+        assert_eq!(cron.first(&name, half_past, 1), next);
+        assert_eq!(cron.next(&name, half_past), next);
+        assert_eq!(cron.interval(half_past), Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn the_end_of_time_is_no_panic() {
+        let cron = Schedule::Cron(Cron::parse("* * * * *", chrono_tz::Asia::Seoul).expect("a line"));
+        for schedule in [every(30), Schedule::Every(Duration::ZERO), Schedule::Every(Duration::MAX), cron] {
+            for ms in [i64::MIN, -1, 0, i64::MAX - 1, i64::MAX] {
+                let at = Timestamp::from_millis(ms);
+                for due in [schedule.next(&name("a/b"), at), schedule.second(&name("a/b"), at)] {
+                    assert!(due.is_none_or(|due| due > at), "{schedule:?} after {ms}: {due:?}");
+                }
+                let first = schedule.first(&name("a/b"), at, usize::MAX);
+                assert!(first.is_none_or(|first| first >= at), "{schedule:?} at {ms}: {first:?}");
+                schedule.interval(at);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn next_is_the_nearest_instant_of_the_grid(
+            n in 0_u32..1_000_000, every_ms in 1_u64..100_000_000, after in -10_000_000_000_000_i64..10_000_000_000_000,
+        ) {
+            let (name, every) = (name(&format!("s/{n}")), Duration::from_millis(every_ms));
+            let (schedule, after) = (Schedule::Every(every), Timestamp::from_millis(after));
+            let next = schedule.next(&name, after).expect("far from the end of time");
+            prop_assert!(next > after && next - every <= after);
+            prop_assert_eq!(schedule.next(&name, next), Some(next + every));
+            prop_assert_eq!(schedule.next(&name, next - Duration::from_millis(1)), Some(next));
+        }
     }
 }

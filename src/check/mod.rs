@@ -123,3 +123,12 @@ pub struct CheckKind {
 
 /// All kinds of checks other than plain probes.
 pub static KINDS: &[&CheckKind] = &[];
+
+/// TEMPORARY until h-mqtt is merged.
+pub fn known_keys() -> Vec<&'static str> {
+    KINDS.iter().map(|k| k.name).collect()
+}
+/// TEMPORARY until h-mqtt is merged.
+pub fn build(key: &str, options: &mut Options<'_>, name: &CheckName, settings: &Settings) -> Option<Arc<dyn Ask>> {
+    KINDS.iter().find(|k| k.name == key).and_then(|k| (k.build)(options, name, settings))
+}
