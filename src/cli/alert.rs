@@ -56,7 +56,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let Command::Test { channel, format } = args.command;
     let name: Name = channel.parse().map_err(Failure::Usage)?;
     let places = cx.places()?;
-    let (tested, directly) = match Client::connect(&places.socket).await {
+    let (tested, directly) = match Client::connect(&places.agent.socket).await {
         Ok(daemon) => {
             cx.out.progress(&format!("the daemon sends a test message to {name} …"));
             (daemon.test_channel(&name).await?, false)

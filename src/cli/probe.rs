@@ -20,7 +20,7 @@ use super::{
 use crate::{
     check::{self, Answer, Ask, Families, Settings},
     clock,
-    config::Config,
+    config::{Config, Environment, OsEnvironment},
     observation::Outcome,
     options::suggestion,
     protocol::Net,
@@ -129,7 +129,12 @@ fn from_url(url: &str, timeout: Option<Duration>, ip: Option<Families>) -> Resul
     let masker = crate::value::Masker::new(passwords(url));
     let net = super::net_of(Vec::new(), masker)?;
     let shown = ask.target();
-    Ok(Target { name: url_name(url), shown, ask, settings, net, vantage: super::host_name() })
+    Ok(Target { name: url_name(url), shown, ask, settings, net, vantage: host_name() })
+}
+
+/// The host's name, as an observation's vantage.
+fn host_name() -> String {
+    OsEnvironment.host_name().unwrap_or_else(|| "here".into())
 }
 
 /// Secrets in a URL: its password, as written and decoded.
