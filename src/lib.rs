@@ -14,5 +14,6 @@ pub mod options;
 pub mod protocol;
 pub mod schedule;
 pub mod telemetry;
+pub mod store;
 pub mod value;
 pub mod web;

@@ -66,6 +66,11 @@ pub struct Args {
     /// Address families to use, instead of the check's own
     #[arg(long, value_name = "FAMILY", value_parser = families, hide_possible_values = true)]
     ip: Option<Families>,
+    /// Longest wait for the message of a delivery check [default: until it counts as lost]
+    ///
+    /// Never shorter than the check's objective; a message that is still on its way then is told as pending.
+    #[arg(long, value_name = "SPAN")]
+    wait: Option<TimeSpan>,
     /// Attempts at once
     #[arg(long, value_name = "N", default_value_t = PARALLEL)]
     parallel: NonZeroUsize,
@@ -107,7 +112,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         targets.extend(from_config(&config, &names, args.all, timeout, args.ip)?);
     }
     let begun = clock::instant();
-    let answers = ask_all(&targets, args.explain, args.parallel.get().min(PARALLEL_MAX), cx).await;
+    let answers = ask_all(&targets, &args, cx).await;
     let took = clock::instant().saturating_duration_since(begun);
     let fine = answers.iter().all(|a| matches!(a.observation.outcome, Outcome::Ok | Outcome::Slow));
     if args.format.json {
@@ -231,13 +236,21 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 /// One attempt of each, at most `parallel` at once; answers in the order of the targets.
-async fn ask_all(targets: &[Target], explain: bool, parallel: usize, cx: &mut Context) -> Vec<Answer> {
+async fn ask_all(targets: &[Target], args: &Args, cx: &mut Context) -> Vec<Answer> {
+    let (explain, wait) = (args.explain, args.wait.map(|w| w.0));
+    let parallel = args.parallel.get().min(PARALLEL_MAX);
     let attempts = targets.iter().enumerate().map(|(i, target)| async move {
         let context =
-            check::Context { net: target.net.clone(), at: clock::now(), settings: target.settings.clone(), explain };
+            check::Context {
+            net: target.net.clone(),
+            at: clock::now(),
+            settings: target.settings.clone(),
+            explain,
+            wait_max: wait,
+        };
         (i, target.ask.attempt(context).await)
     });
-    let mut attempts = stream::iter(attempts).buffer_unordered(parallel.max(1));
+    let mut attempts = stream::iter(attempts).buffer_unordered(parallel);
     let mut answers: Vec<Option<Answer>> = targets.iter().map(|_| None).collect();
     let mut done = 0;
     loop {

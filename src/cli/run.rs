@@ -18,5 +18,6 @@ pub struct Args {}
 pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     logging::start()?;
     let config = cx.load()?;
-    todo!()
+    crate::agent::run(config).await.map_err(|e| Failure::failed(e.to_string()))?;
+    Ok(Verdict::Fine)
 }
