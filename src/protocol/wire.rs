@@ -11,6 +11,7 @@ mod connect;
 mod endpoint;
 mod resolve;
 mod tls;
+mod verify;
 
 use std::{
     io,
@@ -27,7 +28,8 @@ pub use self::{
     connect::{io_kind, io_text},
     endpoint::{Address, Endpoint, Scheme, host_and_port},
     resolve::{Resolver, system_nameservers},
-    tls::{Seen, TlsClient, TlsOptions, certificate_facts, tls_failure},
+    tls::{TlsClient, TlsOptions, TlsVersion, certificate_facts, tls_failure},
+    verify::Seen,
 };
 use crate::{
     clock,
@@ -90,7 +92,7 @@ impl Net {
 
     /// The verifier that trusts the platform's roots, read from disk once per process.
     fn platform(&self) -> Result<Arc<dyn ServerCertVerifier>, String> {
-        self.platform.get_or_init(tls::platform_verifier).clone()
+        self.platform.get_or_init(verify::platform).clone()
     }
 }
 
@@ -162,6 +164,8 @@ pub struct Attempt {
     latest: Phase,
     address: Option<SocketAddr>,
     tls: Option<TlsFacts>,
+    chain: Arc<Seen>,
+    awaited: Option<String>,
     details: Map<String, Value>,
     transcript: Option<Vec<Line>>,
 }
@@ -181,6 +185,8 @@ impl Attempt {
             latest: Phase::Connect,
             address: None,
             tls: None,
+            chain: Arc::default(),
+            awaited: None,
             details: Map::new(),
             transcript: explain.then(Vec::new),
         }
@@ -233,6 +239,12 @@ impl Attempt {
         self.end_phase_at(at);
         self.current = Some((phase, at));
         self.latest = phase;
+        self.awaited = None;
+    }
+
+    /// Says what is waited for, until the next phase: told when the attempt is dropped at its deadline.
+    pub fn awaits(&mut self, what: impl Into<String>) {
+        self.awaited = Some(what.into());
     }
 
     /// Ends the running phase, if one runs.
@@ -288,7 +300,10 @@ impl Attempt {
             Phase::Send => format!("no acknowledgement{peer} within {span}"),
             Phase::Exchange | Phase::Deliver | Phase::Close => format!("no answer{peer} within {span}"),
         };
-        self.fail(Kind::Timeout, text)
+        match &self.awaited {
+            Some(awaited) => self.fail(Kind::Timeout, format!("{text}; {awaited}")),
+            None => self.fail(Kind::Timeout, text),
+        }
     }
 
     /// The peer that is spoken to.
@@ -304,6 +319,11 @@ impl Attempt {
     /// What TLS showed so far.
     pub fn tls_facts(&self) -> Option<&TlsFacts> {
         self.tls.as_ref()
+    }
+
+    /// The chain the server showed in the latest handshake, its own certificate first.
+    pub fn chain(&self) -> Vec<rustls::pki_types::CertificateDer<'static>> {
+        self.chain.chain()
     }
 
     /// Notes what TLS showed.
