@@ -13,7 +13,7 @@ pub mod observation;
 pub mod options;
 pub mod protocol;
 pub mod schedule;
-pub mod telemetry;
 pub mod store;
+pub mod telemetry;
 pub mod value;
 pub mod web;

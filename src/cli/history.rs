@@ -87,8 +87,7 @@ impl History {
 
     /// Incidents: the open ones first, then the newest; at most `limit`.
     pub fn incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
-        let query =
-            |open| IncidentQuery { open, since: None, service: service.cloned(), limit: Some(limit) };
+        let query = |open| IncidentQuery { open, since: None, service: service.cloned(), limit: Some(limit) };
         let mut found = self.reader.incidents(&query(true))?;
         if !open {
             let seen: BTreeSet<IncidentId> = found.iter().map(|i| i.id).collect();

@@ -13,13 +13,16 @@ use crate::{clock, incident::IncidentId, store::IncidentRecord, value::Name};
 
 /// Incidents: list them, look at one, take one in hand, note something
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true, after_long_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_long_help = "\
 Examples:
   bongsu incidents                           the latest, open ones first
   bongsu incidents list --open
   bongsu incidents show 7
   bongsu incidents ack 7 --note 'on it'
-  bongsu incidents note 7 'the provider confirms an outage'")]
+  bongsu incidents note 7 'the provider confirms an outage'"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,

@@ -27,10 +27,7 @@ impl Output {
         let terminal = io::stdout().is_terminal();
         let width = terminal.then(terminal_size::terminal_size).flatten().map(|(w, _)| usize::from(w.0));
         Self {
-            screen: Screen {
-                width: width.filter(|w| *w >= WIDTH_MIN),
-                colour: terminal && wanted,
-            },
+            screen: Screen { width: width.filter(|w| *w >= WIDTH_MIN), colour: terminal && wanted },
             stderr_is_terminal: io::stderr().is_terminal() && !dumb,
             stderr_colour: io::stderr().is_terminal() && wanted,
             progress_shown: false,

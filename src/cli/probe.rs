@@ -1,10 +1,6 @@
 //! `bongsu probe`: one attempt, now, shown in full.
 
-use std::{
-    num::NonZeroUsize,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use clap::ValueHint;
 use futures_util::{StreamExt, stream};
@@ -240,8 +236,7 @@ async fn ask_all(targets: &[Target], args: &Args, cx: &mut Context) -> Vec<Answe
     let (explain, wait) = (args.explain, args.wait.map(|w| w.0));
     let parallel = args.parallel.get().min(PARALLEL_MAX);
     let attempts = targets.iter().enumerate().map(|(i, target)| async move {
-        let context =
-            check::Context {
+        let context = check::Context {
             net: target.net.clone(),
             at: clock::now(),
             settings: target.settings.clone(),
@@ -275,14 +270,7 @@ fn to_json(target: &Target, answer: &Answer, explain: bool) -> Value {
     value
 }
 
-fn to_text(
-    targets: &[Target],
-    answers: &[Answer],
-    one: bool,
-    explain: bool,
-    took: Duration,
-    screen: Screen,
-) -> String {
+fn to_text(targets: &[Target], answers: &[Answer], one: bool, explain: bool, took: Duration, screen: Screen) -> String {
     let shown: Vec<String> = targets.iter().map(|t| t.ask.target()).collect();
     let probed = targets.iter().zip(&shown).zip(answers).map(|((target, shown), answer)| Probed {
         name: &target.shown,
