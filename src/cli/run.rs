@@ -1,6 +1,18 @@
 //! `bongsu run`: the daemon.
 
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::Mutex,
+};
+
 use super::{Context, Failure, Verdict, logging};
+use crate::{
+    agent::{self, Loader},
+    config::{self, OsEnvironment},
+};
 
 /// The daemon: asks every check on its schedule, records what it sees, tells whom it must
 ///
@@ -18,5 +30,25 @@ pub struct Args {}
 pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     logging::start()?;
     let config = cx.load()?;
-    todo!()
+    let path = cx.config_path();
+    let loader: Loader = Arc::new(move || config::load(&path, &OsEnvironment).map_err(|m| m.to_string()));
+    let cannot = |e: std::io::Error| Failure::failed(format!("cannot listen to signals: {e}"));
+    let hangup = Arc::new(Mutex::new(signal(SignalKind::hangup()).map_err(cannot)?));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let reload = move || {
+        let hangup = hangup.clone();
+        async move {
+            hangup.lock().await.recv().await;
+        }
+        .boxed()
+    };
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    agent::run(config, loader, reload, stop).await.map_err(|e| Failure::failed(e.to_string()))?;
+    Ok(Verdict::Fine)
 }

@@ -2,4 +2,5 @@
 //! `tests/run --without-servers` leaves out by name.
 #[path = "../harness/mod.rs"]
 mod harness;
+mod cli;
 mod servers;
