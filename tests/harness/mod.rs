@@ -12,6 +12,9 @@ use std::{
 
 use tempfile::TempDir;
 
+pub mod daemon;
+pub mod http;
+
 /// Longest a server may take to open its port on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
 

@@ -2,5 +2,6 @@
 //! `tests/run --without-servers` leaves out by name.
 #[path = "../harness/mod.rs"]
 mod harness;
+mod alerts;
 mod cli;
 mod servers;
