@@ -4,4 +4,5 @@
 mod harness;
 mod alerts;
 mod cli;
+mod kills;
 mod servers;
