@@ -2,6 +2,9 @@
 //! by its own process id when the test drops it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod certs;
+pub mod probing;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},

@@ -5,6 +5,7 @@
 //! is watched is whether a newcomer gets in.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, ErrorKind},
     path::Path,
@@ -16,7 +17,7 @@ use rustls::{
     client::{Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -53,15 +54,35 @@ pub struct TlsOptions {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub enum TlsVersion {
     /// TLS 1.2 (RFC 5246).
     #[default]
-    #[serde(rename = "1.2")]
     V12,
     /// TLS 1.3 (RFC 8446).
-    #[serde(rename = "1.3")]
     V13,
+}
+
+// YAML reads `1.2` as a number; as a text, both spellings are taken.
+impl TryFrom<String> for TlsVersion {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "1.2" => Ok(Self::V12),
+            "1.3" => Ok(Self::V13),
+            _ => Err(format!("`{text}` is no version of TLS that can be asked for; write 1.2 or 1.3")),
+        }
+    }
+}
+
+impl JsonSchema for TlsVersion {
+    fn schema_name() -> Cow<'static, str> {
+        "TlsVersion".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "A version of TLS", "enum": ["1.2", "1.3", 1.2, 1.3] })
+    }
 }
 
 impl TlsOptions {
@@ -317,12 +338,12 @@ pub fn certificate_facts(chain: &[CertificateDer<'_>], at: Timestamp) -> TlsFact
 }
 
 /// When a certificate ends.
-pub(crate) fn expiry(certificate: &X509Certificate<'_>) -> Timestamp {
+pub fn expiry(certificate: &X509Certificate<'_>) -> Timestamp {
     Timestamp::from_millis(certificate.validity().not_after.timestamp().saturating_mul(1_000))
 }
 
 /// Whole days from one instant to another, negative when it is past.
-pub(crate) fn days_between(from: Timestamp, to: Timestamp) -> i64 {
+pub fn days_between(from: Timestamp, to: Timestamp) -> i64 {
     to.as_millis().saturating_sub(from.as_millis()).div_euclid(86_400_000)
 }
 
@@ -337,14 +358,28 @@ fn name_text(certificate: &X509Certificate<'_>) -> String {
     names.map_or(String::new(), |names: Vec<String>| names.join(", "))
 }
 
-/// A TLS error inside an error of a stream.
-pub(super) fn failure_within(error: &io::Error) -> Option<(Kind, String)> {
-    let inner = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(tls_failure(inner, None, crate::clock::now()))
+/// The TLS error that caused an error, however deep it lies.
+pub fn tls_error_within<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = below(error);
+    }
+    None
+}
+
+/// What lies below an error: an error of I/O hides what it wraps from `source`.
+pub fn below<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 fn handshake_failure(error: &io::Error, facts: Option<&TlsFacts>, at: Timestamp) -> (Kind, String) {
-    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    if let Some(inner) = tls_error_within(error) {
         return tls_failure(inner, facts, at);
     }
     let text = match error.kind() {
@@ -389,7 +424,15 @@ fn certificate_failure(error: &CertificateError, facts: Option<&TlsFacts>, at: T
             format!("the certificate is not valid before {}", day(not_before).to_seconds_text())
         }
         E::NotValidYet => "the certificate is not valid yet".into(),
-        E::UnknownIssuer if self_signed => "the certificate is self-signed and not trusted here".into(),
+        // A root that happens to have the same name makes it a wrong signature rather than an unknown issuer.
+        E::UnknownIssuer
+        | E::BadSignature
+        | E::UnsupportedSignatureAlgorithmContext { .. }
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+            if self_signed =>
+        {
+            "the certificate is self-signed and not trusted here".into()
+        }
         E::UnknownIssuer => {
             format!("the certificate's issuer is not trusted here, or its chain is incomplete: {issuer}")
         }
@@ -406,6 +449,9 @@ fn certificate_failure(error: &CertificateError, facts: Option<&TlsFacts>, at: T
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "the certificate is not for use by a server".into(),
         E::Revoked => "the certificate has been revoked".into(),
         E::BadSignature => format!("the certificate is not signed by its issuer {issuer}"),
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            format!("the certificate's signature by {issuer} cannot be checked: its algorithm does not fit")
+        }
         E::BadEncoding => "the certificate cannot be read".into(),
         E::Other(other) => {
             let text = format!("{other:?}");

@@ -1,1 +1,5 @@
 //! Tests against real servers.
+
+mod dns;
+mod http;
+mod tls_tcp;
