@@ -3,3 +3,5 @@
 mod dns;
 mod http;
 mod tls_tcp;
+mod delivery;
+mod mqtt;
