@@ -8,6 +8,8 @@
 //! retries, never logs, never decides severity. Deadlines are set by the caller, who drops the future; so every
 //! future here must be safe to drop at any await, and whatever it had learnt by then is in its [`Attempt`].
 
+pub mod http;
+mod matcher;
 pub mod wire;
 
 use std::{pin::Pin, time::Instant};
@@ -22,7 +24,7 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[];
+pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
