@@ -123,35 +123,3 @@ pub struct CheckKind {
 
 /// All kinds of checks other than plain probes.
 pub static KINDS: &[&CheckKind] = &[];
-
-/// TEMPORARY until h-mqtt is merged.
-pub fn known_keys() -> Vec<&'static str> {
-    let protocols = crate::protocol::PROTOCOLS.iter().filter(|p| p.probe.is_some()).map(|p| p.name);
-    protocols.chain(KINDS.iter().map(|k| k.name)).collect()
-}
-/// TEMPORARY until h-mqtt is merged.
-pub fn build(key: &str, options: &mut Options<'_>, name: &CheckName, settings: &Settings) -> Option<Arc<dyn Ask>> {
-    if let Some(k) = KINDS.iter().find(|k| k.name == key) {
-        return (k.build)(options, name, settings);
-    }
-    let p = crate::protocol::by_name(key)?;
-    Some(Arc::new(Temp((p.probe?)(options)?)))
-}
-struct Temp(Box<dyn crate::protocol::Probe>);
-impl Ask for Temp {
-    fn kind(&self) -> &'static str {
-        "temp"
-    }
-    fn target(&self) -> String {
-        self.0.target()
-    }
-    fn deadline(&self, settings: &Settings) -> Duration {
-        settings.timeout
-    }
-    fn attempt<'a>(&'a self, _: Context) -> Boxed<'a, Answer> {
-        Box::pin(std::future::pending())
-    }
-    fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>> {
-        Box::pin(std::future::pending())
-    }
-}
