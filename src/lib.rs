@@ -5,6 +5,7 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod decide;
+pub mod delivery;
 pub mod detect;
 pub mod incident;
 pub mod notify;
