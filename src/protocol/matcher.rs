@@ -3,7 +3,7 @@
 //! Patterns and paths are compiled when the configuration is read, so a bad one is refused there with its place, and
 //! a probe never compiles anything. A failed test shows what was found beside what was expected.
 
-use std::{borrow::Cow, cmp::Ordering, fmt, hash::Hash};
+use std::{borrow::Cow, cmp::Ordering, fmt};
 
 use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
