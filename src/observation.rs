@@ -185,8 +185,12 @@ pub enum Kind {
     Lost,
     /// A message arrived changed.
     Corrupt,
+    /// A message arrived more than once.
+    Duplicate,
     /// A message was perhaps accepted (the acknowledgement never came) and was absent at the horizon.
     Uncertain,
+    /// It worked, but later than its objective. Makes the outcome `slow`.
+    Slow,
     /// The fault is the agent's own: no descriptors, a dead resolver, a bug. Makes the outcome `unknown`.
     Own,
 }
@@ -211,7 +215,9 @@ impl Kind {
             Self::TooLarge => "too_large",
             Self::Lost => "lost",
             Self::Corrupt => "corrupt",
+            Self::Duplicate => "duplicate",
             Self::Uncertain => "uncertain",
+            Self::Slow => "slow",
             Self::Own => "own",
         }
     }
@@ -264,7 +270,8 @@ pub fn one_line(text: &str, chars_max: usize) -> String {
 /// What the TLS handshake showed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsFacts {
-    /// `1.2` or `1.3`.
+    /// `1.2` or `1.3`; empty when the handshake failed before it was agreed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub version: String,
     /// The cipher suite's IANA name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

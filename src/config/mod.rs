@@ -1,13 +1,38 @@
 //! Configuration: YAML as typed, then resolved into values that cannot be wrong.
+//!
+//! [`load`] reads `config.yaml` and every check file beside it and tells either one [`Config`] or all [`Mistakes`]
+//! at once. The steps, one file each: `document` (text to value), `secrets` (references), `raw` (sections as typed),
+//! `settle` (the cascade of settings), `resolve` and `checks` (sections and check files into resolved types),
+//! `notes` and `positions` (where a mistake stands), `mistakes` (how it is shown), `schema` (the same rules for
+//! editors). Nothing here opens a connection or writes a file.
+
+mod checks;
+mod cycles;
+mod document;
+pub mod mistakes;
+mod notes;
+mod positions;
+mod raw;
+mod resolve;
+pub mod schema;
+mod secrets;
+mod settle;
 
 use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use serde::Serialize;
+
+pub use self::{
+    mistakes::{Mistake, Mistakes},
+    schema::{Document, schema},
+    secrets::{Environment, OsEnvironment},
+};
 use crate::{
     alert::Route,
     check::Check,
@@ -17,15 +42,18 @@ use crate::{
 
 /// A whole configuration, resolved.
 pub struct Config {
-    /// The file it came from, and where relative names start.
+    /// The file it came from.
     pub path: PathBuf,
+    /// All files it came from, in the order they were read.
+    pub files: Vec<PathBuf>,
     /// The agent.
     pub agent: Agent,
     /// The store.
     pub store: StoreConfig,
     /// Where alerts go.
     pub channels: BTreeMap<Name, ConfiguredChannel>,
-    /// Which incidents go where; when none are written, every incident goes to every channel that is not merely a fallback, at once.
+    /// Which incidents go where; when none are written, every incident goes to every channel that is not merely a
+    /// fallback, at once.
     pub routes: Vec<Route>,
     /// All checks, by name.
     pub checks: Vec<Arc<Check>>,
@@ -35,6 +63,35 @@ pub struct Config {
     pub masker: Masker,
 }
 
+/// How much there is in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Checks.
+    pub checks: usize,
+    /// Services they belong to.
+    pub services: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Routes, those made by default included.
+    pub routes: usize,
+    /// Files.
+    pub files: usize,
+}
+
+impl Config {
+    /// Counts what there is.
+    pub fn summary(&self) -> Summary {
+        let services: BTreeSet<Name> = self.checks.iter().map(|check| check.name.service()).collect();
+        Summary {
+            checks: self.checks.len(),
+            services: services.len(),
+            channels: self.channels.len(),
+            routes: self.routes.len(),
+            files: self.files.len(),
+        }
+    }
+}
+
 /// The agent's own settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
@@ -42,7 +99,9 @@ pub struct Agent {
     pub name: Name,
     /// Name servers to ask instead of the system's.
     pub nameservers: Vec<SocketAddr>,
-    /// The Unix socket commands use to talk to the daemon.
+    /// The Unix socket commands use to talk to the daemon. By default `/run/bongsu/bongsu.sock` when that directory
+    /// exists and the store is at its default place, else `bongsu.sock` beside the database: two daemons with two
+    /// databases have two sockets.
     pub socket: PathBuf,
 }
 
@@ -72,5 +131,8 @@ pub struct Web {
     pub listen: SocketAddr,
 }
 
-#[allow(unused)]
-fn _unused(_: IpAddr) {}
+/// Loads `path`, a `config.yaml` or the directory that holds one, and all check files it names.
+pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Mistakes> {
+    let file = if path.is_dir() { path.join("config.yaml") } else { path.to_owned() };
+    resolve::load(&file, environment)
+}

@@ -1,0 +1,498 @@
+//! Check files into checks: names first, so that every reference can be judged, then each check with its settings,
+//! its schedule and its question.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
+
+use ring::hmac;
+use serde_yaml::{Mapping, Value};
+
+use super::{
+    cycles::cycles,
+    document::Document,
+    notes::{Note, Notes, Place},
+    raw::{CHECK_KEYS, FILE_KEYS, RawCheck, RawService, SERVICE_KEYS, SETTINGS_KEYS, is_own_key},
+    resolve::defaults,
+    secrets::redact,
+    settle::{Level, Settled, Timing, settle},
+};
+use crate::{
+    check::{self, Ask, Check},
+    clock,
+    options::{At, Path, Problem, nearest, suggestion},
+    schedule::{Cron, Schedule},
+    value::{CheckName, Labels, Name, TimeSpan, Timestamp},
+};
+
+/// Longest value of a label: it stands in mails, metrics and on the page.
+const LABEL_CHARS_MAX: usize = 200;
+
+/// What came of all check files.
+pub(super) struct Checks {
+    /// The checks that could be built, by name.
+    pub checks: Vec<Arc<Check>>,
+    /// The names of all checks that were written.
+    names: BTreeMap<CheckName, (usize, Path)>,
+    services: BTreeSet<Name>,
+    /// Whether names may be missing, because a file could not be read.
+    incomplete: bool,
+}
+
+impl Checks {
+    /// A hint, if there is no such service.
+    pub fn unknown_service(&self, name: &Name) -> Option<String> {
+        let unknown = !self.incomplete && !self.services.contains(name);
+        unknown.then(|| match self.services.is_empty() {
+            true => "no check file defines any service".into(),
+            false => suggestion(name.as_str(), self.services.iter().map(Name::as_str)),
+        })
+    }
+
+    /// A hint, if there is no such check.
+    pub fn unknown_check(&self, name: &CheckName) -> Option<String> {
+        if self.incomplete || self.names.contains_key(name) {
+            return None;
+        }
+        let all = self.names.keys().map(CheckName::as_str);
+        // Of a thousand checks, those of the same service are worth listing.
+        Some(match nearest(name.as_str(), all) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                let same: Vec<&str> =
+                    self.names.keys().filter(|n| n.service() == name.service()).map(CheckName::check).collect();
+                match same.is_empty() {
+                    true => format!("there is no service `{}` either", name.service()),
+                    false => format!("checks of `{}`: {}", name.service(), same.join(", ")),
+                }
+            }
+        })
+    }
+}
+
+/// A check file whose head has been read.
+struct File<'d> {
+    root: Place<'d>,
+    head: Option<RawService>,
+    defaults: Option<Level>,
+}
+
+/// A check whose own keys have been read.
+struct Draft<'d> {
+    place: Place<'d>,
+    file: usize,
+    name: CheckName,
+    raw: RawCheck,
+    settings: Option<Level>,
+    /// The keys that say what is asked.
+    kinds: Vec<String>,
+}
+
+/// Resolves all documents but the first, which is `config.yaml`.
+pub(super) fn resolve(
+    documents: &[Document],
+    general: &Option<Level>,
+    now: Timestamp,
+    broken: bool,
+    notes: &mut Notes,
+) -> Checks {
+    let mut checks =
+        Checks { checks: Vec::new(), names: BTreeMap::new(), services: BTreeSet::new(), incomplete: broken };
+    let mut files: Vec<File<'_>> = Vec::new();
+    let mut drafts = Vec::new();
+    for (doc, document) in documents.iter().enumerate().skip(1) {
+        let file = head(Place::root(doc, document), notes);
+        checks.incomplete |= file.head.is_none();
+        checks.services.extend(file.head.as_ref().map(|head| head.service.clone()));
+        let number = files.len();
+        for item in file.root.child("checks").items(notes, "checks") {
+            match draft(item, number, file.head.as_ref(), notes) {
+                Some(draft) => drafts.push(draft),
+                None => checks.incomplete = true,
+            }
+        }
+        files.push(file);
+    }
+    let titles = titles(&files, notes);
+    for draft in &drafts {
+        register(draft, &mut checks, notes);
+    }
+    let mut edges: BTreeMap<CheckName, Vec<CheckName>> = BTreeMap::new();
+    let mut formerly: BTreeMap<CheckName, (usize, Path)> = BTreeMap::new();
+    for draft in &drafts {
+        let depends_on = depends_on(draft, &checks, notes);
+        edges.insert(draft.name.clone(), depends_on.clone());
+        let formerly = former_name(draft, &checks, &mut formerly, notes);
+        let file = &files[draft.file];
+        let levels = [draft.settings.as_ref(), file.defaults.as_ref(), general.as_ref()];
+        if let Some(mut check) = build(draft, file, levels, now, notes) {
+            check.title =
+                titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
+            check.depends_on = depends_on;
+            check.formerly = formerly;
+            check.fingerprint = fingerprint(&check, draft);
+            checks.checks.push(Arc::new(check));
+        }
+    }
+    dependency_cycles(&edges, &checks, documents, notes);
+    checks.checks.sort_by(|a, b| a.name.cmp(&b.name));
+    checks
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Names
+
+fn head<'d>(root: Place<'d>, notes: &mut Notes) -> File<'d> {
+    if root.value.is_null() {
+        let hint = "a check file needs `service` and `checks`; a file whose name begins with a dot is left alone";
+        root.note(notes, "this check file is empty", Some(hint.into()));
+        return File { root, head: None, defaults: None };
+    }
+    for (key, _) in root.entries(notes, "a check file with `service` and `checks`") {
+        if !FILE_KEYS.contains(&key.as_str()) && !is_own_key(&key) {
+            root.unknown_key(notes, &key, &FILE_KEYS);
+        }
+    }
+    if !root.value.is_mapping() {
+        return File { root, head: None, defaults: None };
+    }
+    let head: Option<RawService> = root.read_keys(notes, &SERVICE_KEYS);
+    if let Some(head) = &head {
+        labels(&head.labels, &root.child("labels"), notes);
+        if let Some(title) = &head.title {
+            let place = root.child("title");
+            if title.trim().is_empty() || title.contains(char::is_control) {
+                place.note(notes, "a title is one line of text", None);
+            }
+        }
+    }
+    let checks = root.child("checks");
+    if checks.value.is_null() || checks.value.as_sequence().is_some_and(Vec::is_empty) {
+        let text = "this file defines no checks";
+        notes.key(root.doc, checks.path.clone(), text, Some("add `checks:`, a list of checks".into()));
+    }
+    let defaults = defaults(&root.child("defaults"), notes);
+    File { root, head, defaults }
+}
+
+fn labels(labels: &Labels, place: &Place<'_>, notes: &mut Notes) {
+    for (key, value) in labels {
+        let entry = place.child(key);
+        if let Err(wrong) = key.parse::<Name>() {
+            notes.key(entry.doc, entry.path.clone(), wrong, None);
+        }
+        if value.contains(char::is_control) || value.chars().count() > LABEL_CHARS_MAX {
+            entry.note(notes, format!("a label is one line of at most {LABEL_CHARS_MAX} characters"), None);
+        }
+    }
+}
+
+fn draft<'d>(place: Place<'d>, file: usize, head: Option<&RawService>, notes: &mut Notes) -> Option<Draft<'d>> {
+    if !place.value.is_mapping() {
+        place.note(notes, "a check is a mapping: `- name: …`, then what it asks", None);
+        return None;
+    }
+    let known_kinds = check::known_keys();
+    let known: Vec<&str> = CHECK_KEYS.into_iter().chain(SETTINGS_KEYS).chain(known_kinds.iter().copied()).collect();
+    let (mut kinds, mut unknown) = (Vec::new(), false);
+    for (key, value) in place.entries(notes, "a check") {
+        if known_kinds.contains(&key.as_str()) {
+            kinds.push(key);
+        } else if !known.contains(&key.as_str()) {
+            unknown = true;
+            match value.value.is_mapping() && nearest(&key, known.iter().copied()).is_none() {
+                true => {
+                    let hint = format!("what can be asked: {}", known_kinds.join(", "));
+                    notes.key(value.doc, value.path, format!("unknown protocol or kind of check `{key}`"), Some(hint));
+                }
+                false => place.unknown_key(notes, &key, &known),
+            }
+        }
+    }
+    let raw: Option<RawCheck> = place.read_keys(notes, &CHECK_KEYS);
+    let settings =
+        place.read_keys(notes, &SETTINGS_KEYS).map(|raw| Level { doc: place.doc, path: place.path.clone(), raw });
+    let shown = place.child("name").value.as_str().unwrap_or("this check").to_owned();
+    if let [first, second, ..] = &kinds[..] {
+        let at = place.child(second);
+        let text = format!("a check asks one question; `{shown}` has both `{first}` and `{second}`");
+        notes.key(at.doc, at.path, text, Some("make two checks of it".into()));
+    } else if kinds.is_empty() && !unknown {
+        let hint = format!("add one of {}", known_kinds.join(", "));
+        notes.key(place.doc, place.path.clone(), format!("`{shown}` asks nothing"), Some(hint));
+    }
+    let raw = raw?;
+    labels(&raw.labels, &place.child("labels"), notes);
+    // Without a service the check has no full name, but the rest of it can still be judged.
+    let stand_in: Name = "unknown".parse().expect("`unknown` is a name");
+    let name = CheckName::new(head.map_or(&stand_in, |head| &head.service), &raw.name);
+    Some(Draft { place, file, name, raw, settings, kinds })
+}
+
+/// The title of each service; two files of one service may not give two.
+fn titles(files: &[File<'_>], notes: &mut Notes) -> BTreeMap<Name, String> {
+    let mut titles: BTreeMap<Name, (String, usize, Path)> = BTreeMap::new();
+    for file in files {
+        let Some((head, title)) = file.head.as_ref().and_then(|head| Some((head, head.title.as_ref()?))) else {
+            continue;
+        };
+        let place = file.root.child("title");
+        match titles.get(&head.service) {
+            Some((first, doc, path)) if first != title => {
+                let text = format!("the service `{}` has another title already: `{first}`", head.service);
+                let hint = Some("give the title in one file only".into());
+                let problem = Problem { path: place.path, at: At::Value, text, hint };
+                let related = Some(("the first is at", *doc, path.clone()));
+                notes.push(Note { doc: place.doc, problem, needle: None, related });
+            }
+            Some(_) => {}
+            None => {
+                titles.insert(head.service.clone(), (title.clone(), place.doc, place.path));
+            }
+        }
+    }
+    titles.into_iter().map(|(service, (title, ..))| (service, title)).collect()
+}
+
+/// Remembers the check's name; a mistake when another check has it already.
+fn register(draft: &Draft<'_>, checks: &mut Checks, notes: &mut Notes) {
+    let place = draft.place.child("name");
+    if let Some((doc, path)) = checks.names.get(&draft.name) {
+        let text = format!("duplicate check `{}`", draft.name);
+        let problem = Problem { path: place.path, at: At::Value, text, hint: Some("give it another name".into()) };
+        let related = Some(("the first is at", *doc, path.clone()));
+        notes.push(Note { doc: place.doc, problem, needle: None, related });
+        return;
+    }
+    checks.names.insert(draft.name.clone(), (place.doc, place.path));
+}
+
+/// `check` of the same service, or `service/check`.
+fn reference(text: &str, service: &Name) -> Result<CheckName, String> {
+    if text.contains('/') { text.parse() } else { text.parse().map(|name| CheckName::new(service, &name)) }
+}
+
+fn depends_on(draft: &Draft<'_>, checks: &Checks, notes: &mut Notes) -> Vec<CheckName> {
+    let list = draft.place.child("depends_on");
+    let mut found: Vec<CheckName> = Vec::new();
+    for (index, text) in draft.raw.depends_on.0.iter().enumerate() {
+        let place = list.nth(index);
+        match reference(text, &draft.name.service()) {
+            Err(wrong) => place.note(notes, wrong, None),
+            Ok(name) => {
+                if let Some(hint) = checks.unknown_check(&name) {
+                    place.note(notes, format!("there is no check `{name}`"), Some(hint));
+                } else if found.contains(&name) {
+                    place.note(notes, format!("`{name}` is named twice"), Some("remove one".into()));
+                } else {
+                    found.push(name);
+                }
+            }
+        }
+    }
+    found
+}
+
+fn former_name(
+    draft: &Draft<'_>,
+    checks: &Checks,
+    claimed: &mut BTreeMap<CheckName, (usize, Path)>,
+    notes: &mut Notes,
+) -> Option<CheckName> {
+    let text = draft.raw.formerly.as_ref()?;
+    let place = draft.place.child("formerly");
+    let name = match reference(text, &draft.name.service()) {
+        Ok(name) => name,
+        Err(wrong) => {
+            place.note(notes, wrong, None);
+            return None;
+        }
+    };
+    let (text, other) = match (checks.names.get(&name), claimed.get(&name)) {
+        (Some(_), _) if name == draft.name => (format!("`{name}` is its name now"), None),
+        (Some(other), _) => (format!("`{name}` still exists, and its history is its own"), Some(other)),
+        (None, Some(other)) => (format!("two checks were formerly `{name}`"), Some(other)),
+        (None, None) => {
+            claimed.insert(name.clone(), (place.doc, place.path));
+            return Some(name);
+        }
+    };
+    let problem = Problem {
+        path: place.path,
+        at: At::Value,
+        text,
+        hint: Some("remove `formerly`, or name the check that was renamed".into()),
+    };
+    let related = other.map(|(doc, path)| ("the other is at", *doc, path.clone()));
+    notes.push(Note { doc: place.doc, problem, needle: None, related });
+    None
+}
+
+fn dependency_cycles(
+    edges: &BTreeMap<CheckName, Vec<CheckName>>,
+    checks: &Checks,
+    documents: &[Document],
+    notes: &mut Notes,
+) {
+    for circle in cycles(edges) {
+        let way = circle.iter().chain(circle.first()).map(CheckName::as_str).collect::<Vec<_>>().join(" → ");
+        let Some((doc, path)) = checks.names.get(&circle[0]) else { continue };
+        let mut check = path.clone();
+        check.pop();
+        let place = Place { path: check, ..Place::root(*doc, &documents[*doc]) };
+        let hint = "of checks that wait for each other, none says which has failed; remove one `depends_on`";
+        place.child("depends_on").note(notes, format!("dependencies in a circle: {way}"), Some(hint.into()));
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The check itself
+
+fn build(
+    draft: &Draft<'_>,
+    file: &File<'_>,
+    levels: [Option<&Level>; 3],
+    now: Timestamp,
+    notes: &mut Notes,
+) -> Option<Check> {
+    let kind = draft.kinds.first();
+    let cron = cron(draft, now, notes);
+    let timing = match &cron {
+        Some(Some(cron)) => Timing::Cron(cron.interval(now)),
+        Some(None) => Timing::Cron(std::time::Duration::from_secs(86_400)),
+        None => Timing::Every,
+    };
+    // A level that could not be read leaves out nothing but itself; its mistakes have been told.
+    let levels: Vec<&Level> = levels.into_iter().flatten().collect();
+    let objective = kind.is_some_and(|kind| crate::protocol::by_name(kind).is_none());
+    let Settled { every, settings, thresholds } = settle(&levels, timing, objective, notes);
+    let ask = ask(draft, kind?, &settings, notes)?;
+    let mut labels = file.head.as_ref().map(|head| head.labels.clone()).unwrap_or_default();
+    labels.extend(draft.raw.labels.clone());
+    Some(Check {
+        name: draft.name.clone(),
+        title: String::new(),
+        labels,
+        schedule: match cron {
+            Some(cron) => cron?,
+            None => Schedule::Every(every),
+        },
+        settings,
+        ask,
+        thresholds,
+        depends_on: Vec::new(),
+        formerly: None,
+        fingerprint: String::new(),
+    })
+}
+
+fn ask(draft: &Draft<'_>, kind: &str, settings: &check::Settings, notes: &mut Notes) -> Option<Arc<dyn Ask>> {
+    let place = draft.place.child(kind);
+    let before = notes.count();
+    let built = place.options(notes, |options| check::build(kind, options, &draft.name, settings));
+    if built.is_none() && notes.count() == before {
+        place.note(notes, format!("`{kind}` cannot be asked with these options"), None);
+    }
+    built
+}
+
+/// The cron line's schedule: `None` when the check has none, `Some(None)` when it is wrong.
+fn cron(draft: &Draft<'_>, now: Timestamp, notes: &mut Notes) -> Option<Option<Schedule>> {
+    let place = &draft.place;
+    let zone_place = place.child("timezone");
+    let Some(line) = &draft.raw.cron else {
+        if draft.raw.timezone.is_some() {
+            let text = "`timezone` says nothing without `cron`";
+            notes.key(
+                zone_place.doc,
+                zone_place.path,
+                text,
+                Some("remove it; `every` is the same in all zones".into()),
+            );
+        }
+        return None;
+    };
+    let every = place.child("every");
+    if draft.settings.as_ref().is_some_and(|settings| settings.raw.every.is_some()) {
+        let text = "a check has either `every` or `cron`";
+        notes.key(every.doc, every.path, text, Some("remove one of the two".into()));
+    }
+    let zone = match draft.raw.timezone.as_deref() {
+        None => chrono_tz::Tz::UTC,
+        Some(name) => match name.parse::<chrono_tz::Tz>() {
+            Ok(zone) => zone,
+            Err(_) => {
+                let hint = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
+                    .map_or("write an IANA name such as Asia/Seoul, or UTC".into(), |near| {
+                        format!("did you mean `{near}`?")
+                    });
+                zone_place.note(notes, format!("there is no time zone `{name}`"), Some(hint));
+                return Some(None);
+            }
+        },
+    };
+    let cron_place = place.child("cron");
+    match Cron::parse(line, zone) {
+        Err(wrong) => {
+            cron_place.note(
+                notes,
+                wrong,
+                Some("write five fields (minute hour day month weekday), or six with seconds first".into()),
+            );
+            Some(None)
+        }
+        Ok(cron) => {
+            let schedule = Schedule::Cron(cron);
+            if schedule.next(&draft.name, now).is_none() {
+                cron_place.note(notes, format!("`{line}` never comes: no such day exists"), None);
+                return Some(None);
+            }
+            Some(Some(schedule))
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The fingerprint
+
+/// The check as normalised YAML after defaults. Secrets are left out of it; that one has changed shows in a digest
+/// under a key of this process, which tells nothing to whoever sees it.
+fn fingerprint(check: &Check, draft: &Draft<'_>) -> String {
+    let mut map = Mapping::new();
+    let mut put = |key: &str, value: Value| {
+        map.insert(key.into(), value);
+    };
+    put("name", check.name.as_str().into());
+    put("title", check.title.as_str().into());
+    put("labels", Value::Mapping(check.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect()));
+    match &check.schedule {
+        Schedule::Every(every) => put("every", TimeSpan(*every).to_string().into()),
+        Schedule::Cron(_) => {
+            put("cron", draft.raw.cron.as_deref().unwrap_or_default().into());
+            put("timezone", draft.raw.timezone.as_deref().unwrap_or("UTC").into());
+        }
+    }
+    put("settings", format!("{:?}", check.settings).into());
+    put("thresholds", format!("{:?}", check.thresholds).into());
+    put("depends_on", Value::Sequence(check.depends_on.iter().map(|name| name.as_str().into()).collect()));
+    put("formerly", check.formerly.as_ref().map_or(Value::Null, |name| name.as_str().into()));
+    if let Some(kind) = draft.kinds.first() {
+        let place = draft.place.child(kind);
+        let mut shown = place.raw().clone();
+        redact(&mut shown);
+        if shown != *place.value {
+            put("secrets", digest(place.value).into());
+        }
+        put(kind, shown);
+        put("directory", place.document.directory.display().to_string().into());
+    }
+    serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default()
+}
+
+fn digest(value: &Value) -> String {
+    static KEY: OnceLock<hmac::Key> = OnceLock::new();
+    let key = KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &clock::random_bytes::<32>()));
+    let text = serde_yaml::to_string(value).unwrap_or_default();
+    hmac::sign(key, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,321 @@
+//! Mistakes while they are being gathered: a file's number and a path in it. Lines and columns are looked up at the
+//! end, in one go for each file that has any.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+use serde_yaml::{Mapping, Value};
+
+use super::{
+    document::Document,
+    mistakes::{Mistake, Mistakes},
+    positions::{Positions, Spot, below, item},
+};
+use crate::{
+    observation::one_line,
+    options::{At, Options, Path, Problem, Segment, key_text, suggestion},
+    value::{Masker, Secret},
+};
+
+/// A mistake at a path of a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    /// The number of the document.
+    pub doc: usize,
+    /// Where in it, and what.
+    pub problem: Problem,
+    /// The part of the value that is meant.
+    pub needle: Option<String>,
+    /// Another place that belongs to it: in words, and where.
+    pub related: Option<(&'static str, usize, Path)>,
+}
+
+/// All mistakes so far.
+#[derive(Default)]
+pub(super) struct Notes {
+    notes: Vec<Note>,
+    /// Mistakes of files that could not be parsed, complete with their place.
+    pub complete: Vec<(usize, Mistake)>,
+}
+
+impl Notes {
+    /// Adds one, unless it has been told already (a mistake in defaults meets every check below them).
+    pub fn push(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+
+    /// Adds one in the value at a path.
+    pub fn value(&mut self, doc: usize, path: Path, text: impl Into<String>, hint: Option<String>) {
+        let problem = Problem { path, at: At::Value, text: text.into(), hint };
+        self.push(Note { doc, problem, needle: None, related: None });
+    }
+
+    /// Adds one in the key at a path.
+    pub fn key(&mut self, doc: usize, path: Path, text: impl Into<String>, hint: Option<String>) {
+        let problem = Problem { path, at: At::Key, text: text.into(), hint };
+        self.push(Note { doc, problem, needle: None, related: None });
+    }
+
+    /// How many there are: to see whether a part has added any.
+    pub fn count(&self) -> usize {
+        self.notes.len() + self.complete.len()
+    }
+
+    /// Turns them into what a person reads; `None` when there are none.
+    pub fn into_mistakes(mut self, documents: &[Document], secrets: &Secrets) -> Option<Mistakes> {
+        let duplicates = documents.iter().any(|d| d.duplicates);
+        if self.count() == 0 && !duplicates {
+            return None;
+        }
+        self.notes.sort_by_key(|n| n.doc);
+        let mut positions: Vec<Option<Positions<'_>>> = documents.iter().map(|_| None).collect();
+        for (doc, document) in documents.iter().enumerate() {
+            let related = |n: &Note| n.related.as_ref().is_some_and(|(_, other, _)| *other == doc);
+            if document.duplicates || self.notes.iter().any(|n| n.doc == doc || related(n)) {
+                positions[doc] = Some(Positions::of(&document.text));
+            }
+        }
+        let mut placed: Vec<(usize, Spot, Mistake)> =
+            self.complete.into_iter().map(|(doc, mistake)| (doc, spot_of(&mistake), mistake)).collect();
+        for note in &self.notes {
+            if let Some(found) = positions[note.doc].as_ref() {
+                let (spot, mistake) = place(note, found, &positions, documents, secrets);
+                placed.push((note.doc, spot, mistake));
+            }
+        }
+        for (doc, found) in positions.iter().enumerate().filter_map(|(doc, p)| Some((doc, p.as_ref()?))) {
+            for duplicate in found.duplicates() {
+                let mut mistake = at_spot(&documents[doc], found, duplicate.again, secrets);
+                mistake.text = format!("duplicate key `{}`", one_line(&duplicate.key, 60));
+                mistake.note = Some(format!("the first is in line {}", duplicate.first.line));
+                mistake.help = Some("remove one of the two".into());
+                placed.push((doc, duplicate.again, mistake));
+            }
+        }
+        placed.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        let mut mistakes: Vec<Mistake> = placed.into_iter().map(|(_, _, mistake)| mistake).collect();
+        mistakes.dedup();
+        Some(Mistakes { mistakes })
+    }
+}
+
+/// Secrets, by how they came to be known.
+#[derive(Default)]
+pub(super) struct Secrets {
+    /// Through references: not in the text of any file.
+    pub resolved: Vec<Secret>,
+    /// Written as they are.
+    pub literal: Vec<Secret>,
+}
+
+impl Secrets {
+    /// A masker for all of them.
+    pub fn masker(&self) -> Masker {
+        Masker::new(self.resolved.iter().chain(&self.literal).cloned())
+    }
+
+    /// A line of a file with the secrets in it starred out; it keeps its length, so that columns stay right.
+    fn starred<'l>(&self, line: &'l str) -> Cow<'l, str> {
+        let mut line = Cow::Borrowed(line);
+        let parts = self.literal.iter().flat_map(|secret| secret.expose().lines());
+        for part in parts.map(str::trim).filter(|part| part.len() >= Masker::BYTES_MIN) {
+            if line.contains(part) {
+                line = Cow::Owned(line.replace(part, &"*".repeat(part.chars().count())));
+            }
+        }
+        line
+    }
+}
+
+fn spot_of(mistake: &Mistake) -> Spot {
+    Spot { line: mistake.line.unwrap_or(0), column: mistake.column.unwrap_or(0), length: 0 }
+}
+
+fn at_spot(document: &Document, positions: &Positions<'_>, spot: Spot, secrets: &Secrets) -> Mistake {
+    let line = secrets.starred(positions.line(spot.line));
+    Mistake::at(document.file.display().to_string(), spot.line, spot.column, spot.length, &line)
+}
+
+fn place(
+    note: &Note,
+    positions: &Positions<'_>,
+    all: &[Option<Positions<'_>>],
+    documents: &[Document],
+    secrets: &Secrets,
+) -> (Spot, Mistake) {
+    let document = &documents[note.doc];
+    let mut spot = positions.locate(&note.problem.path, note.problem.at);
+    if let Some(needle) = &note.needle {
+        spot = positions.narrow(spot, needle);
+    }
+    let mut mistake = at_spot(document, positions, spot, secrets);
+    mistake.text = masked(&note.problem.text, document, &note.problem.path, secrets);
+    mistake.help = note.problem.hint.as_ref().map(|hint| masked(hint, document, &note.problem.path, secrets));
+    mistake.note = note.related.as_ref().and_then(|(what, doc, path)| {
+        let there = all[*doc].as_ref()?.locate(path, At::Value);
+        Some(format!("{what} {}:{}:{}", documents[*doc].file.display(), there.line, there.column))
+    });
+    (spot, mistake)
+}
+
+/// Shortest piece of a secret that may not be left in a message about the very value it stands in.
+const PIECE_CHARS: usize = 4;
+
+/// A message without secrets. Where the value itself came through a reference, not even pieces of it are left: a
+/// message may have cut it short.
+fn masked(text: &str, document: &Document, path: &[Segment], secrets: &Secrets) -> String {
+    let mut text = text.to_owned();
+    if let (Some(Value::String(raw)), Some(Value::String(value))) = (at(&document.raw, path), at(&document.value, path))
+        && raw != value
+    {
+        for whole in [value.clone(), one_line(value, usize::MAX)] {
+            text = text.replace(&format!("`{whole}`"), "`***`");
+        }
+        let exact = secrets.masker().mask(&text).into_owned();
+        let flat: Vec<char> = one_line(value, usize::MAX).chars().collect();
+        let left = flat.windows(PIECE_CHARS).any(|piece| {
+            let piece: String = piece.iter().collect();
+            exact.contains(&piece) && !raw.contains(&piece)
+        });
+        if left {
+            return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
+        }
+    }
+    secrets.masker().mask(&text).into_owned()
+}
+
+/// The value at a path.
+pub(super) fn at<'v>(value: &'v Value, path: &[Segment]) -> Option<&'v Value> {
+    path.iter().try_fold(value, |value, segment| match segment {
+        Segment::Index(index) => value.get(*index),
+        Segment::Key(word) => {
+            value.as_mapping()?.iter().find(|(key, _)| key_text(key) == *word).map(|(_, value)| value)
+        }
+    })
+}
+
+/// A value and where it stands.
+#[derive(Clone)]
+pub(super) struct Place<'d> {
+    /// The number of the document.
+    pub doc: usize,
+    /// The document.
+    pub document: &'d Document,
+    /// The value, references resolved.
+    pub value: &'d Value,
+    /// Its path.
+    pub path: Path,
+}
+
+static NULL: Value = Value::Null;
+
+impl<'d> Place<'d> {
+    /// The whole of a document.
+    pub fn root(doc: usize, document: &'d Document) -> Self {
+        Self { doc, document, value: &document.value, path: Vec::new() }
+    }
+
+    /// The value of a key; null when there is none.
+    pub fn child(&self, key: &str) -> Self {
+        let value = at(self.value, &[Segment::Key(key.into())]).unwrap_or(&NULL);
+        Self { value, path: below(&self.path, key), ..*self }
+    }
+
+    /// An item of a list; of a single value that stands for a list, the value itself.
+    pub fn nth(&self, index: usize) -> Self {
+        match self.value {
+            Value::Sequence(items) => {
+                Self { value: items.get(index).unwrap_or(&NULL), path: item(&self.path, index), ..*self }
+            }
+            _ => self.clone(),
+        }
+    }
+
+    /// The items of a list that may be absent; anything else is a mistake.
+    pub fn items(&self, notes: &mut Notes, what: &str) -> Vec<Self> {
+        match self.value {
+            Value::Null => Vec::new(),
+            Value::Sequence(items) => (0..items.len()).map(|index| self.nth(index)).collect(),
+            _ => {
+                notes.value(
+                    self.doc,
+                    self.path.clone(),
+                    format!("a list of {what} is expected here"),
+                    Some("begin each with `- `".into()),
+                );
+                Vec::new()
+            }
+        }
+    }
+
+    /// The entries of a mapping that may be absent; anything else is a mistake.
+    pub fn entries(&self, notes: &mut Notes, what: &str) -> Vec<(String, Self)> {
+        match self.value {
+            Value::Null => Vec::new(),
+            Value::Mapping(entries) => entries
+                .iter()
+                .map(|(key, value)| {
+                    let key = key_text(key);
+                    let place = Self { value, path: below(&self.path, &key), ..*self };
+                    (key, place)
+                })
+                .collect(),
+            _ => {
+                notes.value(self.doc, self.path.clone(), format!("{what} is expected here, a mapping of keys"), None);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Reads the value as a `T`; its mistakes become notes.
+    pub fn read<T: DeserializeOwned>(&self, notes: &mut Notes) -> Option<T> {
+        self.options(notes, |options| options.read())
+    }
+
+    /// Reads a `T` from some keys of a mapping.
+    pub fn read_keys<T: DeserializeOwned>(&self, notes: &mut Notes, keys: &[&str]) -> Option<T> {
+        let part: Mapping = self
+            .value
+            .as_mapping()
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| keys.contains(&key_text(key).as_str()))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let part = Value::Mapping(part);
+        let mut problems = Vec::new();
+        let read = Options::new(&part, self.path.clone(), &self.document.directory, &mut problems).read();
+        self.take(notes, problems);
+        read
+    }
+
+    /// Lets `build` read the value as a block of options.
+    pub fn options<T>(&self, notes: &mut Notes, build: impl FnOnce(&mut Options<'_>) -> T) -> T {
+        let mut problems = Vec::new();
+        let built = build(&mut Options::new(self.value, self.path.clone(), &self.document.directory, &mut problems));
+        self.take(notes, problems);
+        built
+    }
+
+    fn take(&self, notes: &mut Notes, problems: Vec<Problem>) {
+        for problem in problems {
+            notes.push(Note { doc: self.doc, problem, needle: None, related: None });
+        }
+    }
+
+    /// Notes a key of this mapping that nobody knows.
+    pub fn unknown_key(&self, notes: &mut Notes, key: &str, known: &[&str]) {
+        let hint = suggestion(key, known.iter().copied());
+        notes.key(self.doc, below(&self.path, key), format!("unknown key `{}`", one_line(key, 60)), Some(hint));
+    }
+
+    /// Notes a mistake in this value.
+    pub fn note(&self, notes: &mut Notes, text: impl Into<String>, hint: Option<String>) {
+        notes.value(self.doc, self.path.clone(), text, hint);
+    }
+
+    /// The value as written, references unresolved.
+    pub fn raw(&self) -> &'d Value {
+        at(&self.document.raw, &self.path).unwrap_or(&NULL)
+    }
+}

@@ -1,0 +1,336 @@
+//! Configuration as typed: the sections of `config.yaml` and of check files, before anything is resolved.
+//!
+//! Doc comments of fields become descriptions in the JSON Schema. Unknown keys are refused by the reader, which
+//! knows the fields of every struct here.
+
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, IntoDeserializer, SeqAccess, Visitor, value::StrDeserializer},
+};
+
+use crate::{
+    check::Families,
+    incident::Severity,
+    value::{CheckName, Name, Ratio, TimeSpan},
+};
+
+/// One value, or a list of them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct OneOrMany<T>(pub Vec<T>);
+
+impl<T> Default for OneOrMany<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMany<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
+            type Value = OneOrMany<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<OneOrMany<T>, E> {
+                let one: StrDeserializer<'_, E> = text.into_deserializer();
+                T::deserialize(one).map(|one| OneOrMany(vec![one]))
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<OneOrMany<T>, E> {
+                self.visit_str(&n.to_string())
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<OneOrMany<T>, E> {
+                Ok(OneOrMany(Vec::new()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany<T>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(one) = seq.next_element()? {
+                    all.push(one);
+                }
+                Ok(OneOrMany(all))
+            }
+        }
+        d.deserialize_any(V(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("OneOrMany{}", T::schema_name()).into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let one = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
+    }
+}
+
+/// A value that may be switched off, against what would be inherited.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Switch<T> {
+    /// `off`.
+    Off,
+    /// The value.
+    On(T),
+}
+
+impl<T> Switch<T> {
+    /// The value, if it is on.
+    pub fn on(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::On(value) => Some(value),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
+            type Value = Switch<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value such as 800ms or 20%, or `off`,")
+            }
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch<T>, E> {
+                if on { Err(E::invalid_type(de::Unexpected::Bool(true), &self)) } else { Ok(Switch::Off) }
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
+                if text == "off" {
+                    return Ok(Switch::Off);
+                }
+                let text: StrDeserializer<'_, E> = text.into_deserializer();
+                T::deserialize(text).map(Switch::On)
+            }
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Switch<T>, E> {
+                T::deserialize(n.into_deserializer()).map(Switch::On)
+            }
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Switch<T>, E> {
+                T::deserialize(n.into_deserializer()).map(Switch::On)
+            }
+            fn visit_f64<E: de::Error>(self, n: f64) -> Result<Switch<T>, E> {
+                T::deserialize(n.into_deserializer()).map(Switch::On)
+            }
+        }
+        d.deserialize_any(V(PhantomData))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Switch<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("{}OrOff", T::schema_name()).into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({ "anyOf": [value, { "enum": ["off", false] }] })
+    }
+}
+
+/// The agent's own settings.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgent {
+    /// The vantage's name, shown in alerts; the host's name by default.
+    #[serde(default)]
+    pub name: Option<Name>,
+    /// Name servers to ask instead of the system's: `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`.
+    #[serde(default)]
+    pub nameservers: OneOrMany<String>,
+    /// The Unix socket by which commands talk to the daemon.
+    #[serde(default)]
+    pub socket: Option<String>,
+}
+
+/// Where history is kept, and for how long.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStore {
+    /// The SQLite file; `/var/lib/bongsu/bongsu.db` by default (or below systemd's state directory).
+    #[serde(default)]
+    pub path: Option<String>,
+    /// How long things are kept.
+    #[serde(default)]
+    pub keep: Option<RawKeep>,
+}
+
+/// How long things are kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKeep {
+    /// Single observations; 35d by default.
+    #[serde(default)]
+    pub raw: Option<TimeSpan>,
+    /// Daily roll-ups, incidents and settled messages; 5y by default.
+    #[serde(default)]
+    pub daily: Option<TimeSpan>,
+}
+
+/// Where the status page listens.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWeb {
+    /// Address and port; 127.0.0.1:8463 by default.
+    #[serde(default)]
+    pub listen: Option<String>,
+}
+
+/// Settings of checks that can be given for all checks, for a file's, or for one.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSettings {
+    /// The time between two attempts; 30s by default.
+    #[serde(default)]
+    pub every: Option<TimeSpan>,
+    /// The deadline of one attempt; 5s by default, or the interval if that is shorter.
+    #[serde(default)]
+    pub timeout: Option<TimeSpan>,
+    /// An attempt that took longer than this is slow; `off` by default.
+    #[serde(default)]
+    pub slow: Option<Switch<TimeSpan>>,
+    /// The address families to use; `any` by default.
+    #[serde(default)]
+    pub ip: Option<Families>,
+    /// When a check counts as down, and as up again.
+    #[serde(default)]
+    pub outage: Option<RawOutage>,
+    /// When a check counts as degraded.
+    #[serde(default)]
+    pub degraded: Option<RawDegraded>,
+}
+
+/// When a check counts as down, and as up again.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOutage {
+    /// Bad observations in a row that make an outage; 5 by default.
+    #[serde(default)]
+    pub failures: Option<u32>,
+    /// How soon a suspect check is asked again; by default a tenth of its interval, between 1s and 1m.
+    #[serde(default)]
+    pub confirm_every: Option<TimeSpan>,
+    /// Good observations in a row that end an outage; 2 by default.
+    #[serde(default)]
+    pub recoveries: Option<u32>,
+}
+
+/// When a check counts as degraded.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDegraded {
+    /// Share of slow observations; 20% by default.
+    #[serde(default)]
+    pub slow: Option<Switch<Ratio>>,
+    /// Share of lost messages; 1% by default.
+    #[serde(default)]
+    pub loss: Option<Switch<Ratio>>,
+    /// Share of messages that arrived more than once; 1% by default.
+    #[serde(default)]
+    pub duplicates: Option<Switch<Ratio>>,
+    /// 95th percentile of the latency; `off` by default.
+    #[serde(default)]
+    pub p95: Option<Switch<TimeSpan>>,
+    /// The time over which shares and percentiles are taken; 10m by default.
+    #[serde(default)]
+    pub window: Option<TimeSpan>,
+}
+
+/// Which incidents go to which channels, and after how long an outage.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRoute {
+    /// Which incidents; all of them by default.
+    #[serde(default, rename = "match")]
+    pub matches: RawMatch,
+    /// Who is told when.
+    pub steps: Vec<RawStep>,
+}
+
+/// Which incidents a route is for; everything given must fit.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMatch {
+    /// Of one of these services.
+    pub service: OneOrMany<Name>,
+    /// With one of these checks (`service/check`).
+    #[schemars(with = "OneOrMany<String>")]
+    pub check: OneOrMany<CheckName>,
+    /// Of one of these severities.
+    pub severity: OneOrMany<Severity>,
+    /// With all of these labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// One step of a route.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawStep {
+    /// Age of the outage at which this step is due; 0s by default.
+    #[serde(default)]
+    pub after: TimeSpan,
+    /// Names of channels.
+    pub to: OneOrMany<Name>,
+    /// How often they are told again while the outage lasts; never by default.
+    #[serde(default)]
+    pub repeat: Option<TimeSpan>,
+}
+
+/// The head of a check file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawService {
+    /// Name of the service all checks of this file belong to.
+    pub service: Name,
+    /// What people call the service; its name by default.
+    #[serde(default)]
+    pub title: Option<String>,
+    /// Labels of all checks of this file.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a check has beside its settings and the question it asks.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCheck {
+    /// Its name within the service.
+    pub name: Name,
+    /// A cron line of five or six fields (the first of six is seconds), instead of `every`.
+    #[serde(default)]
+    pub cron: Option<String>,
+    /// The IANA time zone of `cron`: `Asia/Seoul`; UTC by default.
+    #[serde(default)]
+    pub timezone: Option<String>,
+    /// Further labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Checks this one cannot work without: names of this service, or `service/check`.
+    #[serde(default)]
+    pub depends_on: OneOrMany<String>,
+    /// The name (or `service/check`) it had before: its history is kept.
+    #[serde(default)]
+    pub formerly: Option<String>,
+}
+
+/// Keys of [`RawSettings`].
+pub(super) const SETTINGS_KEYS: [&str; 6] = ["every", "timeout", "slow", "ip", "outage", "degraded"];
+/// Keys of [`RawCheck`].
+pub(super) const CHECK_KEYS: [&str; 6] = ["name", "cron", "timezone", "labels", "depends_on", "formerly"];
+/// Keys of [`RawService`].
+pub(super) const SERVICE_KEYS: [&str; 3] = ["service", "title", "labels"];
+/// Keys at the top of `config.yaml`.
+pub(super) const CONFIG_KEYS: [&str; 7] = ["agent", "store", "defaults", "channels", "routes", "web", "checks"];
+/// Keys at the top of a check file.
+pub(super) const FILE_KEYS: [&str; 5] = ["service", "title", "labels", "defaults", "checks"];
+
+/// Whether a top-level key is the user's own: a place for anchors.
+pub(super) fn is_own_key(key: &str) -> bool {
+    key.starts_with("x-")
+}

@@ -1,0 +1,480 @@
+//! From files to a [`Config`]: finds the files, reads them, resolves the sections of `config.yaml`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_yaml::Value;
+
+use super::{
+    Agent, Config, ConfiguredChannel, Mistakes, StoreConfig, Web,
+    checks::{self, Checks},
+    cycles::cycles,
+    document::Document,
+    mistakes::Mistake,
+    notes::{Notes, Place, Secrets},
+    raw::{CONFIG_KEYS, OneOrMany, RawAgent, RawRoute, RawSettings, RawStore, RawWeb, is_own_key},
+    secrets::{Environment, Resolver, io_text},
+    settle::{Level, Timing, settle},
+};
+use crate::{
+    alert::{Match, Route, Step},
+    clock,
+    notify::{CHANNEL_KINDS, Channel},
+    options::suggestion,
+    value::{Name, TimeSpan},
+};
+
+/// Deepest nesting of check directories; a symbolic link that leads upward ends here.
+const DIRECTORY_DEPTH_MAX: usize = 16;
+/// Most check files: more than any team writes, fewer than a mistaken `/` holds.
+const FILES_MAX: usize = 10_000;
+
+const STORE_DEFAULT: &str = "/var/lib/bongsu/bongsu.db";
+const SOCKET_DIRECTORY: &str = "/run/bongsu";
+const SOCKET_NAME: &str = "bongsu.sock";
+const NAME_SERVER_PORT: u16 = 53;
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463);
+const KEEP_RAW: Duration = Duration::from_secs(35 * 86_400);
+const KEEP_DAILY: Duration = Duration::from_secs(5 * 365 * 86_400);
+/// Shortest retention of raw observations: the whole of yesterday must still be there when it is rolled up.
+const KEEP_RAW_MIN: Duration = Duration::from_secs(2 * 86_400);
+/// Shortest time between two repeats of a message: nobody reads faster, and the outbox would fill.
+const REPEAT_MIN: Duration = Duration::from_secs(1);
+
+pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config, Mistakes> {
+    let mut notes = Notes::default();
+    let mut documents = Vec::new();
+    let mut broken = false;
+    match Document::read(file) {
+        Ok(document) => documents.push(document),
+        Err(mistake) => return Err(Mistakes { mistakes: vec![no_config(*mistake, file)] }),
+    }
+    let mut secrets = Secrets::default();
+    resolve_secrets(0, &mut documents[0], environment, &mut notes, &mut secrets);
+    let config_directory = documents[0].directory.clone();
+    let listed = check_files(&Place::root(0, &documents[0]), &config_directory, &mut notes);
+    for file in listed {
+        match Document::read(&file) {
+            Ok(mut document) => {
+                resolve_secrets(documents.len(), &mut document, environment, &mut notes, &mut secrets);
+                documents.push(document);
+            }
+            Err(mistake) => {
+                broken = true;
+                notes.complete.push((documents.len(), *mistake));
+            }
+        }
+    }
+    let resolved = sections(&documents, environment, broken, &mut notes);
+    if let Some(mistakes) = notes.into_mistakes(&documents, &secrets) {
+        return Err(mistakes);
+    }
+    let mut config = resolved;
+    config.path = file.into();
+    config.files = documents.iter().map(|d| d.file.clone()).collect();
+    config.masker = secrets.masker();
+    Ok(config)
+}
+
+fn no_config(mut mistake: Mistake, file: &Path) -> Mistake {
+    if mistake.line.is_none() && !file.exists() {
+        mistake.help = Some("name a config.yaml, or a directory that holds one; an empty file is enough".into());
+    }
+    mistake
+}
+
+fn resolve_secrets(
+    doc: usize,
+    document: &mut Document,
+    environment: &dyn Environment,
+    notes: &mut Notes,
+    secrets: &mut Secrets,
+) {
+    for problem in document.problems.drain(..) {
+        notes.push(super::notes::Note { doc, problem, needle: None, related: None });
+    }
+    let mut resolver = Resolver::new(environment, &document.directory);
+    resolver.resolve(&mut document.value, &mut Vec::new());
+    for bad in resolver.bad {
+        notes.push(super::notes::Note { doc, problem: bad.problem, needle: Some(bad.reference), related: None });
+    }
+    secrets.resolved.append(&mut resolver.resolved);
+    secrets.literal.append(&mut resolver.literal);
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Files
+
+/// The check files that `config.yaml` names, sorted within each directory.
+fn check_files(root: &Place<'_>, directory: &Path, notes: &mut Notes) -> Vec<PathBuf> {
+    let place = root.child("checks");
+    if place.value.is_null() {
+        let default = directory.join("checks");
+        let mut found = Vec::new();
+        // Only the directory nobody named may be absent.
+        if default.exists() {
+            list(&place, &default, 0, &mut found, notes);
+        }
+        return found;
+    }
+    let Some(OneOrMany(named)) = place.read::<OneOrMany<String>>(notes) else { return Vec::new() };
+    let mut found = Vec::new();
+    for (index, name) in named.iter().enumerate() {
+        let path = directory.join(name);
+        let place = place.nth(index);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => list(&place, &path, 0, &mut found, notes),
+            Ok(_) => found.push(path),
+            Err(e) => {
+                let hint = format!("create it; names are relative to {}", shown_directory(directory));
+                place.note(notes, format!("{} cannot be read: {}", path.display(), io_text(&e)), Some(hint));
+            }
+        }
+    }
+    let mut seen = BTreeSet::new();
+    found.retain(|file| seen.insert(file.clone()));
+    found
+}
+
+fn shown_directory(directory: &Path) -> String {
+    if directory.as_os_str().is_empty() { "this file's directory".into() } else { directory.display().to_string() }
+}
+
+fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathBuf>, notes: &mut Notes) {
+    let shown = directory.display();
+    if depth > DIRECTORY_DEPTH_MAX {
+        place.note(notes, format!("{shown} is nested too deeply; does a symbolic link lead upward?"), None);
+        return;
+    }
+    let entries = match fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(entries) => entries,
+        Err(e) => return place.note(notes, format!("{shown} cannot be read: {}", io_text(&e)), None),
+    };
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            list(place, &path, depth + 1, found, notes);
+        } else if matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml")) {
+            if found.len() == FILES_MAX {
+                place.note(notes, format!("there are more than {FILES_MAX} check files"), None);
+            }
+            if found.len() <= FILES_MAX {
+                found.push(path);
+            }
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sections
+
+fn sections(documents: &[Document], environment: &dyn Environment, broken: bool, notes: &mut Notes) -> Config {
+    let root = Place::root(0, &documents[0]);
+    for (key, _) in root.entries(notes, "the configuration") {
+        if !CONFIG_KEYS.contains(&key.as_str()) && !is_own_key(&key) {
+            root.unknown_key(notes, &key, &CONFIG_KEYS);
+        }
+    }
+    let (store, store_is_default) = store(&root.child("store"), environment, notes);
+    let agent = agent(&root.child("agent"), environment, &store, store_is_default, notes);
+    let web = web(&root.child("web"), notes);
+    let defaults = defaults(&root.child("defaults"), notes);
+    let (channels, channel_names) = channels(&root.child("channels"), notes);
+    let checks = checks::resolve(documents, &defaults, clock::now(), broken, notes);
+    let routes = routes(&root.child("routes"), &channel_names, &channels, &checks, notes);
+    Config {
+        path: PathBuf::new(),
+        files: Vec::new(),
+        agent,
+        store,
+        channels,
+        routes,
+        checks: checks.checks,
+        web,
+        masker: Default::default(),
+    }
+}
+
+/// Reads a section of settings; mistakes that its values make together are told even if no check uses them.
+pub(super) fn defaults(place: &Place<'_>, notes: &mut Notes) -> Option<Level> {
+    if place.value.is_null() {
+        return Some(Level { doc: place.doc, path: place.path.clone(), raw: RawSettings::default() });
+    }
+    let level = Level { doc: place.doc, path: place.path.clone(), raw: place.read(notes)? };
+    settle(&[&level], Timing::Every, true, notes);
+    Some(level)
+}
+
+fn store(place: &Place<'_>, environment: &dyn Environment, notes: &mut Notes) -> (StoreConfig, bool) {
+    let raw: RawStore = place.read(notes).unwrap_or_default();
+    let is_default = raw.path.is_none();
+    let path = match raw.path {
+        Some(path) if path.is_empty() => {
+            place.child("path").note(notes, "the store's path is empty", None);
+            PathBuf::new()
+        }
+        Some(path) => place.document.directory.join(path),
+        // systemd names several directories with colons between them; the first is the unit's main one.
+        None => match environment.variable("STATE_DIRECTORY").filter(|directories| !directories.is_empty()) {
+            Some(directories) => Path::new(directories.split(':').next().unwrap_or_default()).join("bongsu.db"),
+            None => STORE_DEFAULT.into(),
+        },
+    };
+    let keep = raw.keep.unwrap_or_default();
+    let keep_raw = keep.raw.map_or(KEEP_RAW, |span| span.0);
+    let keep_daily = keep.daily.map_or(KEEP_DAILY.max(keep_raw), |span| span.0);
+    if keep_raw < KEEP_RAW_MIN {
+        let text = format!("{} is too short; yesterday must still be there to be rolled up", TimeSpan(keep_raw));
+        place.child("keep").child("raw").note(notes, text, Some(format!("keep {} or more", TimeSpan(KEEP_RAW_MIN))));
+    }
+    if keep_daily < keep_raw {
+        let text =
+            format!("{} is shorter than the {} single observations are kept", TimeSpan(keep_daily), TimeSpan(keep_raw));
+        place.child("keep").child("daily").note(notes, text, Some("keep roll-ups at least as long as `raw`".into()));
+    }
+    (StoreConfig { path, keep_raw, keep_daily }, is_default)
+}
+
+fn agent(
+    place: &Place<'_>,
+    environment: &dyn Environment,
+    store: &StoreConfig,
+    store_is_default: bool,
+    notes: &mut Notes,
+) -> Agent {
+    let raw: RawAgent = place.read(notes).unwrap_or_default();
+    let mut nameservers = Vec::new();
+    for (index, text) in raw.nameservers.0.iter().enumerate() {
+        let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)));
+        match server {
+            Ok(server) => nameservers.push(server),
+            Err(_) => place.child("nameservers").nth(index).note(
+                notes,
+                format!("`{text}` is no address of a name server"),
+                Some(
+                    "write an IP address, with a port if it is not 53: 192.0.2.53, 192.0.2.53:5353, [2001:db8::53]:53"
+                        .into(),
+                ),
+            ),
+        }
+    }
+    let socket = match raw.socket {
+        Some(socket) => place.document.directory.join(socket),
+        None if store_is_default && environment.exists(Path::new(SOCKET_DIRECTORY)) => {
+            Path::new(SOCKET_DIRECTORY).join(SOCKET_NAME)
+        }
+        None => store.path.with_file_name(SOCKET_NAME),
+    };
+    Agent { name: raw.name.unwrap_or_else(|| host_name(environment)), nameservers, socket }
+}
+
+/// The host's name with what a name cannot hold replaced; `bongsu` for a host without one.
+fn host_name(environment: &dyn Environment) -> Name {
+    let host: String = environment
+        .host_name()
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+        .skip_while(|c| !c.is_alphanumeric())
+        .take(Name::CHARS_MAX)
+        .collect();
+    host.parse().or_else(|_| "bongsu".parse()).expect("`bongsu` is a name")
+}
+
+fn web(place: &Place<'_>, notes: &mut Notes) -> Web {
+    let raw: RawWeb = place.read(notes).unwrap_or_default();
+    let listen = match raw.listen.map(|text| text.parse::<SocketAddr>().map_err(|_| text)) {
+        None => LISTEN_DEFAULT,
+        Some(Ok(listen)) => listen,
+        Some(Err(text)) => {
+            let hint = format!("write an IP address and a port: {LISTEN_DEFAULT}, or 0.0.0.0:8463 for all interfaces");
+            place.child("listen").note(notes, format!("`{text}` is no address to listen on"), Some(hint));
+            LISTEN_DEFAULT
+        }
+    };
+    Web { listen }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Channels
+
+/// The channels that could be built, and the names of all that were written.
+fn channels(place: &Place<'_>, notes: &mut Notes) -> (BTreeMap<Name, ConfiguredChannel>, BTreeSet<String>) {
+    let entries = place.entries(notes, "channels by name");
+    let names: BTreeSet<String> = entries.iter().map(|(name, _)| name.clone()).collect();
+    let mut channels = BTreeMap::new();
+    let mut fallbacks: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (text, entry) in entries {
+        let name = text.parse::<Name>().map_err(|wrong| notes.key(entry.doc, entry.path.clone(), wrong, None)).ok();
+        let built = channel(&text, &entry, notes);
+        let fallback = entry.child("fallback");
+        let fallback_name = if fallback.value.is_null() { None } else { fallback.read::<Name>(notes) };
+        if let Some(to) = &fallback_name {
+            if names.contains(to.as_str()) {
+                fallbacks.insert(text.clone(), vec![to.to_string()]);
+            } else {
+                let hint = suggestion(to.as_str(), names.iter().map(String::as_str));
+                fallback.note(notes, format!("there is no channel `{to}`"), Some(hint));
+            }
+        }
+        if let (Some(name), Some(channel)) = (name, built) {
+            channels.insert(name, ConfiguredChannel { channel, fallback: fallback_name });
+        }
+    }
+    for circle in cycles(&fallbacks) {
+        let way = circle.iter().chain(circle.first()).cloned().collect::<Vec<_>>().join(" → ");
+        let hint = "a message that fails everywhere must end somewhere; remove one `fallback`";
+        place.child(&circle[0]).child("fallback").note(
+            notes,
+            format!("fallbacks in a circle: {way}"),
+            Some(hint.into()),
+        );
+    }
+    (channels, names)
+}
+
+fn channel(name: &str, entry: &Place<'_>, notes: &mut Notes) -> Option<Arc<dyn Channel>> {
+    let kinds: Vec<&str> = CHANNEL_KINDS.iter().map(|kind| kind.name).collect();
+    let known: Vec<&str> = kinds.iter().copied().chain(["fallback"]).collect();
+    let listed = || format!("add one of {}", kinds.join(", "));
+    if entry.value.is_null() {
+        entry.note(notes, format!("the channel `{name}` has no kind"), Some(listed()));
+        return None;
+    }
+    let (mut found, mut unknown) = (Vec::new(), false);
+    for (key, place) in entry.entries(notes, "a channel") {
+        match CHANNEL_KINDS.iter().find(|kind| kind.name == key) {
+            Some(kind) => found.push((kind, place)),
+            None if key == "fallback" => {}
+            None => {
+                unknown = true;
+                entry.unknown_key(notes, &key, &known);
+            }
+        }
+    }
+    if let Some((second, place)) = found.get(1) {
+        let text = format!("a channel is of one kind; `{name}` has both `{}` and `{}`", found[0].0.name, second.name);
+        notes.key(place.doc, place.path.clone(), text, Some("make two channels of it".into()));
+    }
+    if found.is_empty() && !unknown && entry.value.is_mapping() {
+        notes.key(entry.doc, entry.path.clone(), format!("the channel `{name}` has no kind"), Some(listed()));
+    }
+    let (kind, place) = found.into_iter().next()?;
+    let before = notes.count();
+    let built = place.options(notes, kind.build);
+    if built.is_none() && notes.count() == before {
+        place.note(notes, format!("this {} channel cannot be built", kind.name), None);
+    }
+    built
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Routes
+
+fn routes(
+    place: &Place<'_>,
+    names: &BTreeSet<String>,
+    channels: &BTreeMap<Name, ConfiguredChannel>,
+    checks: &Checks,
+    notes: &mut Notes,
+) -> Vec<Route> {
+    let items = place.items(notes, "routes");
+    if items.is_empty() {
+        return default_route(channels).into_iter().collect();
+    }
+    items.iter().filter_map(|item| route(item, names, checks, notes)).collect()
+}
+
+fn default_route(channels: &BTreeMap<Name, ConfiguredChannel>) -> Option<Route> {
+    let merely_fallback: BTreeSet<&Name> = channels.values().filter_map(|c| c.fallback.as_ref()).collect();
+    let to: Vec<Name> = channels.keys().filter(|name| !merely_fallback.contains(name)).cloned().collect();
+    (!to.is_empty())
+        .then(|| Route { matches: Match::default(), steps: vec![Step { after: Duration::ZERO, to, repeat: None }] })
+}
+
+fn route(place: &Place<'_>, names: &BTreeSet<String>, checks: &Checks, notes: &mut Notes) -> Option<Route> {
+    if place.value.is_null() {
+        place.note(notes, "this route is empty", Some("give it `steps`".into()));
+        return None;
+    }
+    let raw: RawRoute = place.read(notes)?;
+    let matches = place.child("match");
+    for (index, service) in raw.matches.service.0.iter().enumerate() {
+        if let Some(hint) = checks.unknown_service(service) {
+            let text = format!("there is no service `{service}`");
+            matches.child("service").nth(index).note(notes, text, Some(hint));
+        }
+    }
+    for (index, check) in raw.matches.check.0.iter().enumerate() {
+        if let Some(hint) = checks.unknown_check(check) {
+            matches.child("check").nth(index).note(notes, format!("there is no check `{check}`"), Some(hint));
+        }
+    }
+    let steps_place = place.child("steps");
+    if raw.steps.is_empty() {
+        steps_place.note(
+            notes,
+            "a route without steps tells nobody",
+            Some("add `- { after: 0s, to: [CHANNEL] }`".into()),
+        );
+    }
+    let mut before = Duration::ZERO;
+    let mut steps = Vec::new();
+    for (index, step) in raw.steps.into_iter().enumerate() {
+        let place = steps_place.nth(index);
+        if step.after.0 < before {
+            let text = format!("this step is due after {}, before the one above it ({})", step.after, TimeSpan(before));
+            place.child("after").note(notes, text, Some("put the steps in the order of their `after`".into()));
+        }
+        before = before.max(step.after.0);
+        step_channels(&place, &step.to.0, names, notes);
+        if let Some(repeat) = step.repeat.filter(|repeat| repeat.0 < REPEAT_MIN) {
+            let hint = "leave `repeat` out to tell once";
+            place.child("repeat").note(
+                notes,
+                format!("repeating every {repeat} is too often; the least is 1s"),
+                Some(hint.into()),
+            );
+        }
+        steps.push(Step { after: step.after.0, to: step.to.0, repeat: step.repeat.map(|span| span.0) });
+    }
+    Some(Route {
+        matches: Match {
+            services: raw.matches.service.0,
+            checks: raw.matches.check.0,
+            severities: raw.matches.severity.0,
+            labels: raw.matches.labels,
+        },
+        steps,
+    })
+}
+
+fn step_channels(place: &Place<'_>, to: &[Name], names: &BTreeSet<String>, notes: &mut Notes) {
+    let list = place.child("to");
+    if to.is_empty() && !matches!(list.value, Value::Null) {
+        list.note(notes, "this step tells nobody", Some("name at least one channel".into()));
+    }
+    for (index, name) in to.iter().enumerate() {
+        if !names.contains(name.as_str()) {
+            let hint = if names.is_empty() {
+                "no channels are configured; add them below `channels:`".into()
+            } else {
+                suggestion(name.as_str(), names.iter().map(String::as_str))
+            };
+            list.nth(index).note(notes, format!("there is no channel `{name}`"), Some(hint));
+        } else if to[..index].contains(name) {
+            list.nth(index).note(notes, format!("`{name}` is named twice in one step"), Some("remove one".into()));
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Secrets: `${env:X}`, `${file:/path}` and `${credential:name}` in string values, and what must never be shown.
+//!
+//! References are resolved after parsing and only inside string values, so a secret can neither change the
+//! structure of the document nor be a key. `$${` is a literal `${`. What was resolved is collected for the
+//! [`Masker`](crate::value::Masker), together with secrets that were written as they are.
+
+use std::{
+    borrow::Cow,
+    fs, io,
+    io::Read,
+    path::{Path as FilePath, PathBuf},
+};
+
+use serde_yaml::Value;
+
+use crate::{
+    options::{At, Path, Problem, Segment, key_text, suggestion},
+    value::Secret,
+};
+
+/// Longest secret: a private key fits, a log file named by mistake does not.
+const SECRET_BYTES_MAX: usize = 64 * 1024;
+
+/// The kinds of references.
+const KINDS: [&str; 3] = ["env", "file", "credential"];
+
+/// What the configuration asks of its surroundings.
+pub trait Environment {
+    /// An environment variable; `None` when it is unset or no UTF-8.
+    fn variable(&self, name: &str) -> Option<String>;
+
+    /// A file's content; an error when it is longer than `bytes_max` or no plain file.
+    fn read(&self, path: &FilePath, bytes_max: usize) -> io::Result<Vec<u8>>;
+
+    /// Whether there is something at `path`.
+    fn exists(&self, path: &FilePath) -> bool;
+
+    /// The host's name.
+    fn host_name(&self) -> Option<String>;
+}
+
+/// The process's real surroundings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsEnvironment;
+
+impl Environment for OsEnvironment {
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
+    }
+
+    fn read(&self, path: &FilePath, bytes_max: usize) -> io::Result<Vec<u8>> {
+        // Opening a pipe would wait for its writer.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
+        }
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > bytes_max {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("it is longer than the {} KiB allowed", bytes_max / 1024),
+            ));
+        }
+        Ok(bytes)
+    }
+
+    fn exists(&self, path: &FilePath) -> bool {
+        path.exists()
+    }
+
+    fn host_name(&self) -> Option<String> {
+        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| {
+            let name = fs::read_to_string(path).ok()?.trim().to_owned();
+            (!name.is_empty()).then_some(name)
+        })
+    }
+}
+
+/// An error of a reading as one of the surroundings, in words without the error's number.
+pub(super) fn io_text(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        _ => {
+            let text = error.to_string();
+            text.split(" (os error").next().unwrap_or_default().to_owned()
+        }
+    }
+}
+
+/// A mistake in a reference.
+pub(super) struct Bad {
+    /// Where, and what.
+    pub problem: Problem,
+    /// The reference as written.
+    pub reference: String,
+}
+
+/// Resolves the references of documents and gathers secrets.
+pub(super) struct Resolver<'e> {
+    environment: &'e dyn Environment,
+    /// Relative names start here.
+    base: PathBuf,
+    /// Secrets that came through references.
+    pub resolved: Vec<Secret>,
+    /// Secrets written as they are.
+    pub literal: Vec<Secret>,
+    /// Mistakes.
+    pub bad: Vec<Bad>,
+}
+
+impl<'e> Resolver<'e> {
+    pub fn new(environment: &'e dyn Environment, base: &FilePath) -> Self {
+        Self { environment, base: base.into(), resolved: Vec::new(), literal: Vec::new(), bad: Vec::new() }
+    }
+
+    /// Replaces every reference below `value`, which stands at `path`.
+    pub fn resolve(&mut self, value: &mut Value, path: &mut Path) {
+        match value {
+            Value::String(text) => {
+                if let Cow::Owned(resolved) = self.text(text, path) {
+                    *text = resolved;
+                } else {
+                    self.userinfo(text);
+                }
+            }
+            Value::Sequence(items) => {
+                for (index, item) in items.iter_mut().enumerate() {
+                    path.push(Segment::Index(index));
+                    self.resolve(item, path);
+                    path.pop();
+                }
+            }
+            Value::Mapping(entries) => {
+                for (key, value) in entries.iter_mut() {
+                    let key = key_text(key);
+                    if is_secret_key(&key) {
+                        self.literals(value);
+                    }
+                    path.push(Segment::Key(key));
+                    self.resolve(value, path);
+                    path.pop();
+                }
+            }
+            Value::Tagged(tagged) => self.resolve(&mut tagged.value, path),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn literals(&mut self, value: &Value) {
+        match value {
+            Value::String(text) if !has_reference(text) => self.literal.push(Secret::new(text.as_str())),
+            Value::Number(number) => self.literal.push(Secret::new(number.to_string())),
+            Value::Sequence(items) => items.iter().for_each(|item| self.literals(item)),
+            _ => {}
+        }
+    }
+
+    /// The password of a URL is a secret, as written and decoded.
+    fn userinfo(&mut self, text: &str) {
+        if let Some(password) = url_password(text) {
+            self.literal.push(Secret::new(password));
+            if let Ok(url) = url::Url::parse(text)
+                && let Some(written) = url.password()
+                && written != password
+            {
+                self.literal.push(Secret::new(written));
+            }
+            let decoded: Vec<u8> =
+                url::form_urlencoded::parse(format!("p={}", password.replace('+', "%2B")).as_bytes())
+                    .flat_map(|(_, value)| value.into_owned().into_bytes())
+                    .collect();
+            if let Ok(decoded) = String::from_utf8(decoded)
+                && decoded != password
+            {
+                self.literal.push(Secret::new(decoded));
+            }
+        }
+    }
+
+    fn text<'t>(&mut self, text: &'t str, path: &Path) -> Cow<'t, str> {
+        if !text.contains("${") {
+            return Cow::Borrowed(text);
+        }
+        let mut out = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find("${") {
+            let (before, from) = rest.split_at(at);
+            if let Some(before) = before.strip_suffix('$') {
+                out.push_str(before);
+                out.push_str("${");
+                rest = &from[2..];
+                continue;
+            }
+            out.push_str(before);
+            let Some(end) = from.find('}') else {
+                self.bad(path, from, "this reference has no closing `}`".into(), Some(ESCAPE.into()));
+                return Cow::Owned(out);
+            };
+            let reference = &from[..=end];
+            match self.reference(&from[2..end]) {
+                Ok(value) => {
+                    self.resolved.push(Secret::new(value.as_str()));
+                    out.push_str(&value);
+                }
+                Err((text, help)) => self.bad(path, reference, text, help),
+            }
+            rest = &from[end + 1..];
+        }
+        out.push_str(rest);
+        // The whole value is masked too: a URL cut in the middle of its password no longer holds the password.
+        Cow::Owned(out)
+    }
+
+    fn bad(&mut self, path: &Path, reference: &str, text: String, hint: Option<String>) {
+        let problem = Problem { path: path.clone(), at: At::Value, text, hint };
+        self.bad.push(Bad { problem, reference: reference.into() });
+    }
+
+    fn reference(&self, inner: &str) -> Result<String, (String, Option<String>)> {
+        let Some((kind, name)) = inner.split_once(':') else {
+            return Err((
+                format!("`${{{inner}}}` does not say where its value comes from"),
+                Some(format!("write ${{env:{inner}}} for an environment variable; {ESCAPE}")),
+            ));
+        };
+        match kind {
+            "env" => self.variable(name),
+            "file" => {
+                let help = format!("create {name}, readable by the user bongsu runs as");
+                self.file(&self.base.join(name), name, &help)
+            }
+            "credential" => self.credential(name),
+            _ => Err((format!("unknown kind of reference `{kind}`"), Some(suggestion(kind, KINDS)))),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Result<String, (String, Option<String>)> {
+        let fits = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        if name.is_empty() || !fits || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err((format!("`{name}` is no name of an environment variable"), None));
+        }
+        match self.environment.variable(name) {
+            None => Err((
+                format!("the environment variable {name} is not set"),
+                Some(format!("set {name} where bongsu is started (systemd: Environment= or EnvironmentFile=)")),
+            )),
+            Some(value) if value.is_empty() => Err((
+                format!("the environment variable {name} is set, but empty"),
+                Some(format!("give {name} a value")),
+            )),
+            Some(value) => Ok(value),
+        }
+    }
+
+    fn credential(&self, name: &str) -> Result<String, (String, Option<String>)> {
+        if name.is_empty() || name.contains('/') || name.starts_with('.') {
+            return Err((format!("`{name}` is no name of a credential"), None));
+        }
+        let help = format!("add LoadCredential={name}:/path/to/the/secret to the systemd unit");
+        match self.environment.variable("CREDENTIALS_DIRECTORY") {
+            None => Err((format!("there are no credentials: CREDENTIALS_DIRECTORY is not set (`{name}`)"), Some(help))),
+            Some(directory) => self.file(&FilePath::new(&directory).join(name), name, &help),
+        }
+    }
+
+    fn file(&self, path: &FilePath, name: &str, help: &str) -> Result<String, (String, Option<String>)> {
+        if name.is_empty() {
+            return Err(("this reference names no file".into(), None));
+        }
+        let shown = path.display();
+        let bytes = self
+            .environment
+            .read(path, SECRET_BYTES_MAX)
+            .map_err(|e| (format!("{shown} cannot be read: {}", io_text(&e)), Some(help.to_owned())))?;
+        let text = String::from_utf8(bytes).map_err(|_| (format!("{shown} is not UTF-8 text"), None))?;
+        let text = text.trim_end_matches(['\n', '\r']);
+        if text.is_empty() {
+            return Err((format!("{shown} is empty"), Some("write the secret into it".into())));
+        }
+        Ok(text.to_owned())
+    }
+}
+
+const ESCAPE: &str = "write $${ for a literal ${";
+
+/// Whether a text holds a reference (not merely an escaped one).
+pub(super) fn has_reference(text: &str) -> bool {
+    text.match_indices("${").any(|(at, _)| !text[..at].ends_with('$'))
+}
+
+/// Whether a key's value is a secret by its name; near misses count, since a misspelt key still holds one.
+pub(super) fn is_secret_key(key: &str) -> bool {
+    const WORDS: [&str; 10] = [
+        "password",
+        "passwd",
+        "passphrase",
+        "secret",
+        "token",
+        "bearer",
+        "api_key",
+        "apikey",
+        "private_key",
+        "authorization",
+    ];
+    let key = key.to_lowercase().replace('-', "_");
+    WORDS
+        .iter()
+        .any(|word| key == *word || key.ends_with(&format!("_{word}")) || strsim::damerau_levenshtein(&key, word) <= 2)
+}
+
+/// The password in a URL's userinfo, as written.
+pub(super) fn url_password(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (userinfo, _) = authority.rsplit_once('@')?;
+    let (_, password) = userinfo.split_once(':')?;
+    (!password.is_empty() && !has_reference(password)).then_some(password)
+}
+
+/// Replaces the secrets that are written as they are; references stay.
+pub(super) fn redact(value: &mut Value) {
+    fn star(value: &mut Value) {
+        match value {
+            Value::String(text) if has_reference(text) => {}
+            Value::String(_) | Value::Number(_) => *value = Value::String("***".into()),
+            Value::Sequence(items) => items.iter_mut().for_each(star),
+            _ => {}
+        }
+    }
+    match value {
+        Value::String(text) => {
+            if let Some(password) = url_password(text) {
+                *text = text.replace(&format!(":{password}@"), ":***@");
+            }
+        }
+        Value::Sequence(items) => items.iter_mut().for_each(redact),
+        Value::Mapping(entries) => {
+            for (key, value) in entries.iter_mut() {
+                if is_secret_key(&key_text(key)) {
+                    star(value);
+                }
+                redact(value);
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Fake {
+        variables: HashMap<&'static str, &'static str>,
+        files: HashMap<&'static str, &'static [u8]>,
+    }
+
+    impl Environment for Fake {
+        fn variable(&self, name: &str) -> Option<String> {
+            self.variables.get(name).map(|v| (*v).into())
+        }
+        fn read(&self, path: &FilePath, _: usize) -> io::Result<Vec<u8>> {
+            let path = path.to_str().expect("the tests name files in UTF-8");
+            self.files.get(path).map(|b| b.to_vec()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+        fn exists(&self, _: &FilePath) -> bool {
+            false
+        }
+        fn host_name(&self) -> Option<String> {
+            None
+        }
+    }
+
+    fn fake() -> Fake {
+        Fake {
+            variables: HashMap::from([("PW", "hunter2"), ("EMPTY", ""), ("CREDENTIALS_DIRECTORY", "/run/c")]),
+            files: HashMap::from([
+                ("/etc/pw", b"from file\r\n\n".as_slice()),
+                ("/base/rel", b"relative"),
+                ("/run/c/imap", b"cred\n"),
+                ("/binary", b"\xff"),
+                ("/void", b"\n"),
+            ]),
+        }
+    }
+
+    fn resolve(text: &str) -> (String, Vec<String>) {
+        let environment = fake();
+        let mut resolver = Resolver::new(&environment, FilePath::new("/base"));
+        let mut value = Value::String(text.into());
+        resolver.resolve(&mut value, &mut Vec::new());
+        let bad = resolver.bad.iter().map(|b| format!("{}: {}", b.reference, b.problem.text));
+        (value.as_str().expect("still a text").into(), bad.collect())
+    }
+
+    #[test]
+    fn references_are_resolved() {
+        let table = [
+            ("plain $ { } text", "plain $ { } text"),
+            ("${env:PW}", "hunter2"),
+            ("a ${env:PW} b ${env:PW}", "a hunter2 b hunter2"),
+            ("${file:/etc/pw}|${file:rel}", "from file|relative"),
+            ("${credential:imap}", "cred"),
+            ("$${env:PW}", "${env:PW}"),
+            ("$$${env:PW} $$", "$${env:PW} $$"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(resolve(text), (expected.into(), Vec::new()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_reference_that_gives_nothing_is_a_mistake() {
+        let table = [
+            ("${env:NO}", "${env:NO}: the environment variable NO is not set"),
+            ("${env:EMPTY}", "${env:EMPTY}: the environment variable EMPTY is set, but empty"),
+            ("${env:a-b}", "${env:a-b}: `a-b` is no name of an environment variable"),
+            ("${file:/no}", "${file:/no}: /no cannot be read: there is no such file"),
+            ("${file:/binary}", "${file:/binary}: /binary is not UTF-8 text"),
+            ("${file:/void}", "${file:/void}: /void is empty"),
+            ("${file:}", "${file:}: this reference names no file"),
+            ("${credential:x}", "${credential:x}: /run/c/x cannot be read: there is no such file"),
+            ("${credential:../x}", "${credential:../x}: `../x` is no name of a credential"),
+            ("${PW}", "${PW}: `${PW}` does not say where its value comes from"),
+            ("${envv:PW}", "${envv:PW}: unknown kind of reference `envv`"),
+            ("x ${env:PW", "${env:PW: this reference has no closing `}`"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(resolve(text).1, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_written_as_they_are_are_known() {
+        let yaml = "password: one\nsmtp: { pasword: two, port: 25 }\nheaders: { Authorization: three }\n\
+                    url: mqtts://u:fo%20ur@host/x\napi-key: 5551234\ntoken: ${env:PW}\nusername: six\n\
+                    tokens: [seven]\nother: 'https://host/a:b@c'";
+        let environment = fake();
+        let mut resolver = Resolver::new(&environment, FilePath::new("/"));
+        let mut value: Value = serde_yaml::from_str(yaml).expect("well-formed YAML");
+        resolver.resolve(&mut value, &mut Vec::new());
+        let literal: Vec<&str> = resolver.literal.iter().map(Secret::expose).collect();
+        assert_eq!(literal, ["one", "two", "three", "fo%20ur", "fo ur", "5551234", "seven"]);
+        let resolved: Vec<&str> = resolver.resolved.iter().map(Secret::expose).collect();
+        assert_eq!(resolved, ["hunter2"]);
+    }
+
+    #[test]
+    fn only_plain_files_of_bounded_length_are_read() {
+        let dir = tempfile::tempdir().expect("a scratch directory");
+        let path = dir.path().join("big");
+        fs::write(&path, vec![b'x'; 100]).expect("own directory");
+        assert_eq!(OsEnvironment.read(&path, 100).expect("it fits").len(), 100);
+        let error = OsEnvironment.read(&path, 99).expect_err("it is too long");
+        assert!(error.to_string().contains("longer"), "{error}");
+        let error = OsEnvironment.read(dir.path(), 99).expect_err("a directory");
+        assert_eq!(error.to_string(), "it is not a plain file");
+    }
+}
