@@ -1,11 +1,13 @@
 //! bongsu watches whether messages get through.
 
+pub mod agent;
 pub mod alert;
 pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decide;
+pub mod delivery;
 pub mod detect;
 pub mod incident;
 pub mod notify;

@@ -185,6 +185,8 @@ pub enum Kind {
     Lost,
     /// A message arrived changed.
     Corrupt,
+    /// A message arrived more than once.
+    Duplicate,
     /// A message was perhaps accepted (the acknowledgement never came) and was absent at the horizon.
     Uncertain,
     /// It worked, but later than its objective. Makes the outcome `slow`.
@@ -213,6 +215,7 @@ impl Kind {
             Self::TooLarge => "too_large",
             Self::Lost => "lost",
             Self::Corrupt => "corrupt",
+            Self::Duplicate => "duplicate",
             Self::Uncertain => "uncertain",
             Self::Slow => "slow",
             Self::Own => "own",

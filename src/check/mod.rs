@@ -2,15 +2,20 @@
 //!
 //! What is asked is an [`Ask`]: a plain probe of one protocol, or a kind of its own (`delivery`) from [`KINDS`].
 
-use std::{sync::Arc, time::Duration};
+pub mod delivery;
+pub mod probe;
+
+use std::{any::Any, panic::AssertUnwindSafe, path::Path, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
 
 use schemars::{Schema, SchemaGenerator};
 
 use crate::{
     detect::Thresholds,
-    observation::{Correction, Observation},
-    options::Options,
-    protocol::{Boxed, Net, wire::Line},
+    observation::{Correction, Kind, Observation, Reason},
+    options::{Options, Problem, suggestion},
+    protocol::{self, Attempt, Boxed, Net, PROTOCOLS, wire::Line},
     schedule::Schedule,
     value::{CheckName, Labels, Timestamp},
 };
@@ -76,6 +81,9 @@ pub struct Context {
     pub settings: Settings,
     /// Whether a transcript is wanted.
     pub explain: bool,
+    /// The time until the check is next due: a delivery waits no longer than this (or its objective, if that is
+    /// longer), and tells the fate of a message that is still pending by [`Ask::afterwards`]. `None`: until its horizon.
+    pub wait_max: Option<Duration>,
 }
 
 /// What an attempt gives back.
@@ -122,13 +130,75 @@ pub struct CheckKind {
 }
 
 /// All kinds of checks other than plain probes.
-pub static KINDS: &[&CheckKind] = &[];
+pub static KINDS: &[&CheckKind] = &[&delivery::DELIVERY];
 
-/// TEMPORARY until h-mqtt is merged.
+/// The deadline of a check that names none.
+pub const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Every key by which a check may say what it asks: the protocols that can be probed, then the kinds.
 pub fn known_keys() -> Vec<&'static str> {
-    KINDS.iter().map(|k| k.name).collect()
+    let protocols = PROTOCOLS.iter().filter(|p| p.probe.is_some()).map(|p| p.name);
+    protocols.chain(KINDS.iter().map(|k| k.name)).collect()
 }
-/// TEMPORARY until h-mqtt is merged.
+
+/// Builds what is asked under `key` from its options; `None` when they hold mistakes, which are then recorded there.
 pub fn build(key: &str, options: &mut Options<'_>, name: &CheckName, settings: &Settings) -> Option<Arc<dyn Ask>> {
-    KINDS.iter().find(|k| k.name == key).and_then(|k| (k.build)(options, name, settings))
+    if let Some(kind) = KINDS.iter().find(|k| k.name == key) {
+        return (kind.build)(options, name, settings);
+    }
+    let Some(protocol) = protocol::by_name(key) else {
+        options.problem("", format!("unknown check `{key}`"), Some(&suggestion(key, known_keys())));
+        return None;
+    };
+    let Some(build) = protocol.probe else {
+        options.problem("", format!("`{key}` cannot be probed"), Some("use it in a delivery"));
+        return None;
+    };
+    Some(Arc::new(probe::ProbeAsk::new(protocol.name, name.clone(), build(options)?)))
+}
+
+/// What `bongsu probe URL` asks: the probe of the protocol that speaks the URL's scheme, all else by default.
+///
+/// # Errors
+/// When no protocol speaks it, or the URL does not fit; in words for the user, never with the URL's password.
+pub fn from_url(url: &str) -> Result<Arc<dyn Ask>, String> {
+    let schemes = || PROTOCOLS.iter().filter(|p| p.probe.is_some()).flat_map(|p| p.schemes.iter().copied());
+    let known: Vec<&str> = schemes().collect();
+    let Some((scheme, _)) = url.split_once(':') else {
+        return Err(format!("this is no URL; write it with its scheme, one of: {}", known.join(", ")));
+    };
+    let scheme = scheme.to_ascii_lowercase();
+    let Some(protocol) = protocol::by_scheme(&scheme).filter(|p| p.probe.is_some()) else {
+        return Err(format!("unknown scheme `{scheme}`; {}", suggestion(&scheme, known)));
+    };
+    let mut block = serde_yaml::Mapping::new();
+    block.insert("url".into(), url.into());
+    let name = "url/probe".parse::<CheckName>()?;
+    let settings = Settings { timeout: TIMEOUT, slow: None, ip: Families::Any };
+    let mut problems = Vec::new();
+    let block = serde_yaml::Value::Mapping(block);
+    let mut options = Options::new(&block, Vec::new(), Path::new("."), &mut problems);
+    build(protocol.name, &mut options, &name, &settings).ok_or_else(|| {
+        let told = |p: &Problem| p.hint.as_ref().map_or(p.text.clone(), |hint| format!("{}; {hint}", p.text));
+        problems.iter().map(told).collect::<Vec<_>>().join("; ")
+    })
+}
+
+/// Runs a part of an attempt so that a bug in it ends this attempt only: a panic becomes a reason of the agent's own
+/// (outcome `unknown`), and a loud line in the log.
+async fn fenced<T>(check: &CheckName, future: impl Future<Output = T>) -> Result<T, String> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
+        let text = panic_text(panic.as_ref());
+        tracing::error!(check = %check, "a check panicked, which is a bug in bongsu: {text}");
+        text
+    })
+}
+
+fn panicked(cx: &Attempt, text: &str) -> Reason {
+    cx.fail(Kind::Own, format!("the check panicked, which is a bug in bongsu: {text}"))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

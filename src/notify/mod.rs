@@ -2,6 +2,11 @@
 //!
 //! A channel kind is one file and one line in [`CHANNEL_KINDS`].
 
+#[cfg(test)]
+mod testing;
+pub mod text;
+pub mod worker;
+
 use std::sync::Arc;
 
 use schemars::{Schema, SchemaGenerator};

@@ -10,6 +10,7 @@
 
 pub mod http;
 mod matcher;
+pub mod mqtt;
 pub mod wire;
 
 use std::{pin::Pin, time::Instant};
@@ -18,13 +19,14 @@ use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
 
 pub use self::wire::{Attempt, Net};
+pub use crate::delivery::Carries;
 use crate::{
     observation::{Accept, Reason},
     options::Options,
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP];
+pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &mqtt::MQTT];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -87,17 +89,6 @@ pub trait Sender: Send + Sync {
 
     /// Connects and logs in.
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>>;
-}
-
-/// What a protocol can carry; integrity samples beyond it are left out, and the observation says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carries {
-    /// Text beyond ASCII.
-    pub unicode: bool,
-    /// Line ends within the message.
-    pub lines: bool,
-    /// Longest payload in bytes.
-    pub bytes_max: usize,
 }
 
 /// An open sending session.
