@@ -1,7 +1,5 @@
 //! `bongsu alert test`: does a channel reach anybody?
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use clap::Subcommand;
 use serde_json::json;
 
@@ -10,16 +8,7 @@ use super::{
     control::{Client, Trouble},
     render::text::{Tone, measured, visible},
 };
-use crate::{
-    alert::{Alert, Message, MessageId, MessageKind, MessageState, message::Attempted},
-    clock,
-    config::Config,
-    incident::{Edge, Severity},
-    observation::to_ms,
-    options::suggestion,
-    value::{Name, Timestamp},
-    web::control::Tested,
-};
+use crate::{agent, config::Config, options::suggestion, value::Name, web::control::Tested};
 
 /// Try where alerts go
 #[derive(clap::Args)]
@@ -56,7 +45,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let Command::Test { channel, format } = args.command;
     let name: Name = channel.parse().map_err(Failure::Usage)?;
     let places = cx.places()?;
-    let (tested, directly) = match Client::connect(&places.socket).await {
+    let (tested, directly) = match Client::connect(&places.agent.socket).await {
         Ok(daemon) => {
             cx.out.progress(&format!("the daemon sends a test message to {name} …"));
             (daemon.test_channel(&name).await?, false)
@@ -102,52 +91,5 @@ async fn directly(config: &Config, name: &Name) -> Result<Tested, Failure> {
         Failure::usage(format!("there is no channel `{name}`; {hint}"))
     })?;
     let net = super::net(config)?;
-    let message = test_message(&config.agent.name, name, clock::now(), clock::random_seed());
-    let begun = clock::instant();
-    let attempted = configured.channel.deliver(&net, &message).await;
-    let took = clock::instant().saturating_duration_since(begun);
-    let mask = |error: String| config.masker.mask(&error).into_owned();
-    let (delivered, may_work_later, error) = match attempted {
-        Attempted::Delivered => (true, false, None),
-        Attempted::Retry { error, .. } => (false, true, Some(mask(error))),
-        Attempted::Refused { error } => (false, false, Some(mask(error))),
-    };
-    let target = configured.channel.target();
-    Ok(Tested { channel: name.clone(), target, delivered, may_work_later, error, took_ms: to_ms(took) })
-}
-
-/// A message that tells nothing is wrong. `seed` makes its key unlike any other.
-fn test_message(vantage: &Name, channel: &Name, now: Timestamp, seed: u64) -> Message {
-    let key = format!("test-{seed:016x}");
-    Message {
-        id: MessageId(0),
-        thread: key.clone(),
-        key,
-        channel: channel.clone(),
-        position: 0,
-        alert: Alert {
-            kind: MessageKind::Test,
-            incident: None,
-            vantage: vantage.clone(),
-            service: "bongsu".parse().expect("a good name"),
-            title: "Test message".into(),
-            labels: BTreeMap::new(),
-            severity: Severity::Degraded,
-            cause: format!("nothing is wrong: somebody tries the channel {channel}"),
-            started: Edge { after: Some(now), by: now },
-            ended: None,
-            duration_ms: 0,
-            checks: Vec::new(),
-            acknowledged_by: None,
-            instead_of: None,
-            at: now,
-        },
-        created_at: now,
-        state: MessageState::Pending,
-        attempts: 0,
-        next_at: now,
-        last_error: None,
-        settled_at: None,
-        handed_over: false,
-    }
+    Ok(agent::try_channel(name, &configured.channel, &net, &config.agent.name).await)
 }

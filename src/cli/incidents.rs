@@ -9,17 +9,20 @@ use super::{
     history,
     render::incidents as render,
 };
-use crate::{clock, incident::IncidentId, value::Name};
+use crate::{clock, incident::IncidentId, store::IncidentRecord, value::Name};
 
 /// Incidents: list them, look at one, take one in hand, note something
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true, after_long_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_long_help = "\
 Examples:
   bongsu incidents                           the latest, open ones first
   bongsu incidents list --open
   bongsu incidents show 7
   bongsu incidents ack 7 --note 'on it'
-  bongsu incidents note 7 'the provider confirms an outage'")]
+  bongsu incidents note 7 'the provider confirms an outage'"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Option<Command>,
@@ -117,13 +120,13 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         Command::List(args) => list(&args, cx).await,
         Command::Show(args) => show(&args, cx).await,
         Command::Ack(args) => {
-            let daemon = Client::connect(&cx.places()?.socket).await?;
+            let daemon = Client::connect(&cx.places()?.agent.socket).await?;
             daemon.acknowledge(args.id, &args.by.unwrap_or_else(control::who), &args.note).await?;
             cx.out.print(&format!("{} acknowledged\n", args.id))?;
             Ok(Verdict::Fine)
         }
         Command::Note(args) => {
-            let daemon = Client::connect(&cx.places()?.socket).await?;
+            let daemon = Client::connect(&cx.places()?.agent.socket).await?;
             daemon.note(args.id, &args.by.unwrap_or_else(control::who), &args.text).await?;
             cx.out.print(&format!("noted on {}\n", args.id))?;
             Ok(Verdict::Fine)
@@ -148,10 +151,9 @@ async fn list(args: &List, cx: &mut Context) -> Result<Verdict, Failure> {
 
 async fn show(args: &Show, cx: &mut Context) -> Result<Verdict, Failure> {
     let store = history::open(cx).await?;
-    let Some(incident) = store.incident(args.id)? else {
+    let Some(IncidentRecord { incident, timeline, messages }) = store.incident(args.id)? else {
         return Err(Failure::failed(format!("there is no incident {}; `bongsu incidents` lists them", args.id)));
     };
-    let (timeline, messages) = (store.timeline(args.id)?, store.messages_of(args.id)?);
     let now = clock::now();
     if args.format.json {
         cx.out.print_json(&json!(render::show_json(&incident, &timeline, &messages, now)))?;

@@ -29,13 +29,12 @@ pub struct Args {
 pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let store = super::history::open(cx).await?;
     let now = clock::now();
-    let counts = store.message_counts()?;
+    let counts = store.outbox()?;
     let rows = store.messages(args.pending, args.limit as usize)?;
-    let total: u64 =
-        counts.states.iter().filter(|(s, _)| !args.pending || *s == MessageState::Pending).map(|(_, n)| n).sum();
+    let states = render::by_state(&counts);
+    let total = states.iter().filter(|(s, _)| !args.pending || *s == MessageState::Pending).map(|(_, n)| n).sum();
     if args.format.json {
-        let states: serde_json::Map<_, _> =
-            counts.states.iter().map(|(s, n)| (s.as_str().to_owned(), json!(n))).collect();
+        let states: serde_json::Map<_, _> = states.iter().map(|(s, n)| (s.as_str().to_owned(), json!(n))).collect();
         cx.out.print_json(&json!({
             "daemon": store.daemon(), "counts": states, "oldest_pending": counts.oldest_pending,
             "messages": rows.iter().map(render::message_json).collect::<Vec<_>>(),

@@ -13,6 +13,7 @@ const WIDTH_MIN: usize = 20;
 pub struct Output {
     screen: Screen,
     stderr_is_terminal: bool,
+    stderr_colour: bool,
     progress_shown: bool,
 }
 
@@ -22,14 +23,13 @@ impl Output {
         // https://no-color.org: set and not empty, whatever its value.
         let set = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let wanted = !no_color && !set("NO_COLOR") && !dumb;
         let terminal = io::stdout().is_terminal();
         let width = terminal.then(terminal_size::terminal_size).flatten().map(|(w, _)| usize::from(w.0));
         Self {
-            screen: Screen {
-                width: width.filter(|w| *w >= WIDTH_MIN),
-                colour: terminal && !no_color && !set("NO_COLOR") && !dumb,
-            },
+            screen: Screen { width: width.filter(|w| *w >= WIDTH_MIN), colour: terminal && wanted },
             stderr_is_terminal: io::stderr().is_terminal() && !dumb,
+            stderr_colour: io::stderr().is_terminal() && wanted,
             progress_shown: false,
         }
     }
@@ -37,6 +37,11 @@ impl Output {
     /// What text is rendered for.
     pub fn screen(&self) -> Screen {
         self.screen
+    }
+
+    /// Whether errors are shown in colour.
+    pub fn stderr_colour(&self) -> bool {
+        self.stderr_colour
     }
 
     /// Writes to standard output. A reader who left (`bongsu … | head`) wants no more and is not told of an error.

@@ -1,10 +1,6 @@
 //! `bongsu probe`: one attempt, now, shown in full.
 
-use std::{
-    num::NonZeroUsize,
-    sync::Arc,
-    time::Duration,
-};
+use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
 use clap::ValueHint;
 use futures_util::{StreamExt, stream};
@@ -20,7 +16,7 @@ use super::{
 use crate::{
     check::{self, Answer, Ask, Families, Settings},
     clock,
-    config::Config,
+    config::{Config, Environment, OsEnvironment},
     observation::Outcome,
     options::suggestion,
     protocol::Net,
@@ -66,6 +62,11 @@ pub struct Args {
     /// Address families to use, instead of the check's own
     #[arg(long, value_name = "FAMILY", value_parser = families, hide_possible_values = true)]
     ip: Option<Families>,
+    /// Longest wait for the message of a delivery check [default: until it counts as lost]
+    ///
+    /// Never shorter than the check's objective; a message that is still on its way then is told as pending.
+    #[arg(long, value_name = "SPAN")]
+    wait: Option<TimeSpan>,
     /// Attempts at once
     #[arg(long, value_name = "N", default_value_t = PARALLEL)]
     parallel: NonZeroUsize,
@@ -107,7 +108,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         targets.extend(from_config(&config, &names, args.all, timeout, args.ip)?);
     }
     let begun = clock::instant();
-    let answers = ask_all(&targets, args.explain, args.parallel.get().min(PARALLEL_MAX), cx).await;
+    let answers = ask_all(&targets, &args, cx).await;
     let took = clock::instant().saturating_duration_since(begun);
     let fine = answers.iter().all(|a| matches!(a.observation.outcome, Outcome::Ok | Outcome::Slow));
     if args.format.json {
@@ -129,7 +130,12 @@ fn from_url(url: &str, timeout: Option<Duration>, ip: Option<Families>) -> Resul
     let masker = crate::value::Masker::new(passwords(url));
     let net = super::net_of(Vec::new(), masker)?;
     let shown = ask.target();
-    Ok(Target { name: url_name(url), shown, ask, settings, net, vantage: super::host_name() })
+    Ok(Target { name: url_name(url), shown, ask, settings, net, vantage: host_name() })
+}
+
+/// The host's name, as an observation's vantage.
+fn host_name() -> String {
+    OsEnvironment.host_name().unwrap_or_else(|| "here".into())
 }
 
 /// Secrets in a URL: its password, as written and decoded.
@@ -226,13 +232,20 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 /// One attempt of each, at most `parallel` at once; answers in the order of the targets.
-async fn ask_all(targets: &[Target], explain: bool, parallel: usize, cx: &mut Context) -> Vec<Answer> {
+async fn ask_all(targets: &[Target], args: &Args, cx: &mut Context) -> Vec<Answer> {
+    let (explain, wait) = (args.explain, args.wait.map(|w| w.0));
+    let parallel = args.parallel.get().min(PARALLEL_MAX);
     let attempts = targets.iter().enumerate().map(|(i, target)| async move {
-        let context =
-            check::Context { net: target.net.clone(), at: clock::now(), settings: target.settings.clone(), explain };
+        let context = check::Context {
+            net: target.net.clone(),
+            at: clock::now(),
+            settings: target.settings.clone(),
+            explain,
+            wait_max: wait,
+        };
         (i, target.ask.attempt(context).await)
     });
-    let mut attempts = stream::iter(attempts).buffer_unordered(parallel.max(1));
+    let mut attempts = stream::iter(attempts).buffer_unordered(parallel);
     let mut answers: Vec<Option<Answer>> = targets.iter().map(|_| None).collect();
     let mut done = 0;
     loop {
@@ -257,14 +270,7 @@ fn to_json(target: &Target, answer: &Answer, explain: bool) -> Value {
     value
 }
 
-fn to_text(
-    targets: &[Target],
-    answers: &[Answer],
-    one: bool,
-    explain: bool,
-    took: Duration,
-    screen: Screen,
-) -> String {
+fn to_text(targets: &[Target], answers: &[Answer], one: bool, explain: bool, took: Duration, screen: Screen) -> String {
     let shown: Vec<String> = targets.iter().map(|t| t.ask.target()).collect();
     let probed = targets.iter().zip(&shown).zip(answers).map(|((target, shown), answer)| Probed {
         name: &target.shown,

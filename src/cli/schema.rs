@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use super::{Context, Failure, Verdict};
-use crate::config;
+use crate::config::{Document, schema};
 
 /// JSON Schema of the YAML files, for editors that complete and underline
 ///
@@ -32,10 +32,10 @@ enum Which {
 
 /// Prints it.
 pub fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
-    let schema = match args.which {
-        Which::Config => config::schema::config(),
-        Which::Checks => config::schema::checks(),
+    let document = match args.which {
+        Which::Config => Document::Config,
+        Which::Checks => Document::Checks,
     };
-    cx.out.print_json(&schema)?;
+    cx.out.print_json(&schema(document))?;
     Ok(Verdict::Fine)
 }

@@ -36,7 +36,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let now = clock::now();
     let (source, checks) = match store.report() {
         Some(report) => (Source::Daemon(report), report.checks.clone()),
-        None => (Source::Store(store.last_observed()?), store.checks()?),
+        None => (Source::Store(store.last_observed()?), store.checks(cx)?),
     };
     if args.format.json {
         let mut value = json!({ "daemon": store.daemon(), "as_of": store.last_observed()?, "checks": checks });

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Failure, Format, Verdict,
-    render::validate::{Held, warnings},
+    render::validate::{held, warnings},
 };
-use crate::config;
+use crate::config::{self, OsEnvironment};
 
 /// Check the configuration and tell every mistake, with its place and what to do
 ///
@@ -33,18 +33,18 @@ pub struct Args {
 pub fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let path = args.path.unwrap_or_else(|| cx.config_path());
     let shown = path.display().to_string();
-    match config::load(&path) {
+    match config::load(&path, &OsEnvironment) {
         Ok(config) => {
-            let (held, warnings) = (Held::of(&config), warnings(&config));
+            let (summary, warnings) = (config.summary(), warnings(&config));
             if args.format.json {
                 let mut value = json!({ "ok": true, "config": shown });
-                if let (Value::Object(value), Value::Object(held)) = (&mut value, held.json()) {
-                    value.extend(held);
+                if let (Value::Object(value), Value::Object(summary)) = (&mut value, json!(summary)) {
+                    value.extend(summary);
                     value.insert("warnings".into(), json!(warnings));
                 }
                 cx.out.print_json(&value)?;
             } else {
-                cx.out.print(&format!("{}\n", held.text()))?;
+                cx.out.print(&format!("{}\n", held(&summary)))?;
                 for warning in warnings {
                     cx.out.note(&format!("warning: {warning}"));
                 }

@@ -36,8 +36,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
     incident::IncidentId,
-    observation::{Outcome, Reason},
+    observation::{Observation, Outcome, Reason, to_ms},
     protocol::Boxed,
+    store,
     telemetry::{self, Snapshot},
     value::{CheckName, Name, Timestamp},
 };
@@ -171,6 +172,20 @@ pub struct LastSeen {
     /// Why it was not `ok`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+}
+
+/// As the store knows it, which is all there is without a daemon (the store keeps no word on flapping).
+impl From<store::CheckStatus> for CheckStatus {
+    fn from(stored: store::CheckStatus) -> Self {
+        let (state, since) = stored.state.map_or(("unknown".into(), None), |(state, since)| (state, Some(since)));
+        Self { check: stored.check, state, since, flapping: false, last: stored.last.as_ref().map(LastSeen::from) }
+    }
+}
+
+impl From<&Observation> for LastSeen {
+    fn from(o: &Observation) -> Self {
+        Self { at: o.at, outcome: o.outcome, latency_ms: to_ms(o.latency()), reason: o.reason.clone() }
+    }
 }
 
 /// Body of an acknowledgement.

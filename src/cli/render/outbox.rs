@@ -5,32 +5,14 @@ use serde_json::{Value, json};
 use super::text::{Cell, Screen, Table, count, rough, tone_of};
 use crate::{
     alert::{Message, MessageState},
+    store::OutboxCounts,
     value::Timestamp,
 };
 
-/// States in the order they are counted.
-const STATES: [MessageState; 5] = [
-    MessageState::Pending,
-    MessageState::Delivered,
-    MessageState::Refused,
-    MessageState::GivenUp,
-    MessageState::Superseded,
-];
-
-/// How many messages stand how.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// By state; absent means none.
-    pub states: Vec<(MessageState, u64)>,
-    /// When the oldest pending one was made.
-    pub oldest_pending: Option<Timestamp>,
-}
-
 /// Counts, the oldest, and the rows given.
-pub fn outbox(counts: &Counts, rows: &[Message], now: Timestamp, screen: Screen) -> String {
-    let of = |state: MessageState| counts.states.iter().find(|(s, _)| *s == state).map_or(0, |(_, n)| *n);
+pub fn outbox(counts: &OutboxCounts, rows: &[Message], now: Timestamp, screen: Screen) -> String {
     let parts: Vec<String> =
-        STATES.iter().filter(|s| of(**s) > 0).map(|s| format!("{} {}", of(*s), words(*s))).collect();
+        by_state(counts).iter().filter(|(_, n)| *n > 0).map(|(state, n)| format!("{n} {}", words(*state))).collect();
     let mut text = match parts.is_empty() {
         true => "no messages\n".to_owned(),
         false => parts.join(", ") + "\n",
@@ -57,6 +39,17 @@ pub fn outbox(counts: &Counts, rows: &[Message], now: Timestamp, screen: Screen)
         text.push_str(&table.render(screen));
     }
     text
+}
+
+/// How many messages are in each state.
+pub fn by_state(counts: &OutboxCounts) -> [(MessageState, u64); 5] {
+    [
+        (MessageState::Pending, counts.pending),
+        (MessageState::Delivered, counts.delivered),
+        (MessageState::Refused, counts.refused),
+        (MessageState::GivenUp, counts.given_up),
+        (MessageState::Superseded, counts.superseded),
+    ]
 }
 
 fn words(state: MessageState) -> &'static str {
@@ -103,10 +96,8 @@ mod tests {
 
     #[test]
     fn counts_rows_and_the_next_attempt_are_told() {
-        let counts = Counts {
-            states: vec![(MessageState::Delivered, 12), (MessageState::Pending, 2), (MessageState::GivenUp, 1)],
-            oldest_pending: Some(at(42)),
-        };
+        let oldest_pending = Some(at(42));
+        let counts = OutboxCounts { pending: 2, delivered: 12, given_up: 1, oldest_pending, ..Default::default() };
         let rows = [message(MessageState::Pending), message(MessageState::GivenUp)];
         assert_eq!(
             outbox(&counts, &rows, at(80), Screen::default()),
@@ -118,7 +109,7 @@ mod tests {
              3   ops-chat  problem  #7        given up  38s         2          503 Service Unavailable\n"
         );
         assert!(outbox(&counts, &rows, at(90), Screen::default()).contains("  now "));
-        assert_eq!(outbox(&Counts::default(), &[], at(0), Screen::default()), "no messages\n");
+        assert_eq!(outbox(&OutboxCounts::default(), &[], at(0), Screen::default()), "no messages\n");
     }
 
     #[test]

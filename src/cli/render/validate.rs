@@ -2,50 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
-
 use super::text::count;
-use crate::config::Config;
+use crate::config::{Config, Summary};
 
-/// How much of everything a configuration holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Checks.
-    pub checks: usize,
-    /// Services.
-    pub services: usize,
-    /// Channels.
-    pub channels: usize,
-    /// Routes.
-    pub routes: usize,
-}
-
-impl Held {
-    /// What this configuration holds.
-    pub fn of(config: &Config) -> Self {
-        Self {
-            checks: config.checks.len(),
-            services: config.checks.iter().map(|c| c.name.service()).collect::<BTreeSet<_>>().len(),
-            channels: config.channels.len(),
-            routes: config.routes.len(),
-        }
-    }
-
-    /// `ok: 12 checks in 3 services, 2 channels, 1 route`.
-    pub fn text(&self) -> String {
-        format!(
-            "ok: {} in {}, {}, {}",
-            count(self.checks, "check"),
-            count(self.services, "service"),
-            count(self.channels, "channel"),
-            count(self.routes, "route")
-        )
-    }
-
-    /// The same as JSON.
-    pub fn json(&self) -> Value {
-        json!({ "checks": self.checks, "services": self.services, "channels": self.channels, "routes": self.routes })
-    }
+/// `ok: 12 checks in 3 services, 2 channels, 1 route`.
+pub fn held(summary: &Summary) -> String {
+    format!(
+        "ok: {} in {}, {}, {}",
+        count(summary.checks, "check"),
+        count(summary.services, "service"),
+        count(summary.channels, "channel"),
+        count(summary.routes, "route")
+    )
 }
 
 /// What loads and will hardly be meant.
@@ -73,9 +41,9 @@ mod tests {
 
     #[test]
     fn what_is_held_is_counted() {
-        let held = Held { checks: 12, services: 3, channels: 2, routes: 1 };
-        assert_eq!(held.text(), "ok: 12 checks in 3 services, 2 channels, 1 route");
-        assert_eq!(Held::default().text(), "ok: 0 checks in 0 services, 0 channels, 0 routes");
-        assert_eq!(held.json()["checks"], json!(12));
+        let summary = Summary { checks: 12, services: 3, channels: 2, routes: 1, files: 4 };
+        assert_eq!(held(&summary), "ok: 12 checks in 3 services, 2 channels, 1 route");
+        let summary = Summary { checks: 0, services: 0, channels: 0, routes: 0, files: 1 };
+        assert_eq!(held(&summary), "ok: 0 checks in 0 services, 0 channels, 0 routes");
     }
 }

@@ -124,10 +124,10 @@ mod tests {
         let screen = Screen { width: Some(46), colour: false };
         assert_eq!(
             waterfall(&o, screen),
-            "  resolve          █                   10.0ms\n\
-             \x20 connect           █                  10.0ms\n\
-             \x20 tls                ██████            60.0ms\n\
-             \x20 exchange                 ████████    80.0ms ✗\n"
+            "  resolve          █                  10.0ms\n\
+             \x20 connect           █                 10.0ms\n\
+             \x20 tls                ██████           60.0ms\n\
+             \x20 exchange                 ████████   80.0ms ✗\n"
         );
     }
 
