@@ -8,7 +8,7 @@ use super::{
     control::{Client, Trouble},
     render::text::{Tone, measured, visible},
 };
-use crate::{config::Config, options::suggestion, value::Name, web::control::Tested};
+use crate::{agent, config::Config, options::suggestion, value::Name, web::control::Tested};
 
 /// Try where alerts go
 #[derive(clap::Args)]
@@ -91,6 +91,5 @@ async fn directly(config: &Config, name: &Name) -> Result<Tested, Failure> {
         Failure::usage(format!("there is no channel `{name}`; {hint}"))
     })?;
     let net = super::net(config)?;
-    Ok(crate::agent::try_channel(name, &configured.channel, &net, &config.agent.name).await)
+    Ok(agent::try_channel(name, &configured.channel, &net, &config.agent.name).await)
 }
-

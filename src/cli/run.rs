@@ -1,16 +1,15 @@
 //! `bongsu run`: the daemon.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
-use futures_util::FutureExt;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::Mutex,
 };
 
 use super::{Context, Failure, Verdict, logging};
 use crate::{
-    agent::{self, Loader},
+    agent,
     config::{self, OsEnvironment},
 };
 
@@ -26,29 +25,37 @@ Examples:
   RUST_LOG=bongsu=debug bongsu run")]
 pub struct Args {}
 
-/// Loads the configuration and hands it to the agent.
+/// Loads the configuration and hands it to the agent, with the signals that reload and end it.
 pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     logging::start()?;
+    // Before anything slow: a signal that comes during the start must not be lost.
+    let hangup = Arc::new(Mutex::new(catch(SignalKind::hangup())?));
+    let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
     let config = cx.load()?;
     let path = cx.config_path();
-    let loader: Loader = Arc::new(move || config::load(&path, &OsEnvironment).map_err(|m| m.to_string()));
-    let cannot = |e: std::io::Error| Failure::failed(format!("cannot listen to signals: {e}"));
-    let hangup = Arc::new(Mutex::new(signal(SignalKind::hangup()).map_err(cannot)?));
-    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let loader: agent::Loader =
+        Arc::new(move || config::load(&path, &OsEnvironment).map_err(|mistakes| mistakes.to_string()));
     let reload = move || {
         let hangup = hangup.clone();
-        async move {
-            hangup.lock().await.recv().await;
-        }
-        .boxed()
+        let wait = async move {
+            if hangup.lock().await.recv().await.is_none() {
+                // No more signals will come: no more reloads.
+                pending::<()>().await;
+            }
+        };
+        Box::pin(wait) as futures_util::future::BoxFuture<'static, ()>
     };
     let stop = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!("stopping: {name}");
     };
     agent::run(config, loader, reload, stop).await.map_err(|e| Failure::failed(e.to_string()))?;
     Ok(Verdict::Fine)
+}
+
+fn catch(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind).map_err(|e| Failure::failed(format!("cannot listen for signals: {e}")))
 }

@@ -173,7 +173,12 @@ fn bad_usage_and_bad_configuration_are_2() {
 fn validate_tells_what_is_there_or_every_mistake() {
     let dir = two_checks(9);
     let good = run(dir.path(), &["validate"]);
-    assert_eq!((good.code, good.out.as_str()), (0, "ok: 2 checks in 1 service, 0 channels, 0 routes\n"), "{}", good.err);
+    assert_eq!(
+        (good.code, good.out.as_str()),
+        (0, "ok: 2 checks in 1 service, 0 channels, 0 routes\n"),
+        "{}",
+        good.err
+    );
     assert!(good.err.contains("warning: there are no channels"), "{}", good.err);
     let json = run(dir.path(), &["validate", "config.yaml", "--json"]);
     assert_eq!((json.code, &json.json()["ok"], &json.json()["checks"]), (0, &true.into(), &2.into()));
@@ -263,7 +268,8 @@ fn checks_are_probed_by_name_pattern_and_all_together() {
     assert_eq!(up.code, 0, "{}{}", up.out, up.err);
     assert!(up.out.contains("채팅/up"), "{}", up.out);
     assert_eq!(run(dir.path(), &["probe", "채팅/up", "--json"]).json()["vantage"], "test-1");
-    for args in [&["probe", "--all"][..], &["probe", "채팅"], &["probe", "*"], &["probe", "채팅/*", "--parallel", "1"]] {
+    for args in [&["probe", "--all"][..], &["probe", "채팅"], &["probe", "*"], &["probe", "채팅/*", "--parallel", "1"]]
+    {
         let all = run(dir.path(), args);
         assert_eq!((all.code, all.err.as_str()), (1, ""), "{args:?}: {}", all.out);
         let lines: Vec<&str> = all.out.lines().collect();
