@@ -277,9 +277,6 @@ impl HttpProbe {
             let chunk = match answer.chunk().await {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
-                Err(error) if error.is_decode() => {
-                    return Err(gathering.cx.fail(Kind::Protocol, "the compressed body of the answer is broken"));
-                }
                 Err(error) => return Err(failure(gathering, error, "")),
             };
             let room = self.body_max - bytes;

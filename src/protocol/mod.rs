@@ -8,9 +8,14 @@
 //! retries, never logs, never decides severity. Deadlines are set by the caller, who drops the future; so every
 //! future here must be safe to drop at any await, and whatever it had learnt by then is in its [`Attempt`].
 
+pub mod dns;
 pub mod http;
 mod matcher;
 pub mod mqtt;
+pub mod tcp;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tls;
 pub mod wire;
 
 use std::{pin::Pin, time::Instant};
@@ -26,7 +31,7 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &mqtt::MQTT];
+pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

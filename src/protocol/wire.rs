@@ -28,7 +28,7 @@ pub use self::{
     connect::{io_kind, io_text},
     endpoint::{Address, Endpoint, Scheme, host_and_port},
     resolve::{Resolver, system_nameservers},
-    tls::{TlsClient, TlsOptions, TlsVersion, certificate_facts, tls_failure},
+    tls::{TlsClient, TlsOptions, TlsVersion, certificate_facts, days_between, expiry, tls_failure},
     verify::Seen,
 };
 use crate::{
@@ -88,6 +88,12 @@ impl Net {
     /// The resolver.
     pub fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// Reads the platform's roots now rather than at the first handshake, whose time it would count in. Blocks for
+    /// some milliseconds.
+    pub fn warm(&self) {
+        let _ = self.platform();
     }
 
     /// The verifier that trusts the platform's roots, read from disk once per process.
@@ -262,6 +268,11 @@ impl Attempt {
         }
     }
 
+    /// The phase that runs, if one runs.
+    pub fn running(&self) -> Option<Phase> {
+        self.current.map(|(phase, _)| phase)
+    }
+
     /// The phase that runs, or the latest that ran.
     pub fn current_phase(&self) -> Phase {
         self.latest
@@ -418,5 +429,162 @@ impl Attempt {
         let share = TimeSpan(longest.took);
         let text = format!("took {took}, objective {objective}; {} took {share}", longest.phase);
         Reason::new(longest.phase, Kind::Slow, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Secret;
+
+    const SECRET: &str = "hunter2-secret";
+
+    fn attempt(explain: bool) -> Attempt {
+        let options = NetOptions { nameservers: vec![], masker: Masker::new([Secret::new(SECRET)]) };
+        let net = Net::new(options).expect("a resolver");
+        Attempt::new(net, Family::Any, Timestamp::from_millis(0), clock::instant(), explain)
+    }
+
+    #[test]
+    fn an_attempt_ends_with_its_verdict() {
+        let late = Duration::from_millis(1_300);
+        let table = [
+            (Ok(()), None, Outcome::Ok, None),
+            (Ok(()), Some(Duration::from_secs(2)), Outcome::Ok, None),
+            (
+                Ok(()),
+                Some(Duration::from_millis(800)),
+                Outcome::Slow,
+                Some("took 1.3s, objective 800ms; exchange took 1.2s"),
+            ),
+            (Err(Kind::Refused), None, Outcome::Failed, Some("said *** to me")),
+            (Err(Kind::Own), None, Outcome::Unknown, Some("said *** to me")),
+        ];
+        for (verdict, slow, outcome, text) in table {
+            let mut cx = attempt(false);
+            let started = cx.started();
+            cx.phase_at(Phase::Connect, started);
+            cx.phase_at(Phase::Exchange, started + Duration::from_millis(100));
+            // Not masked beforehand: the end of an attempt is the last line of defence.
+            let verdict = verdict.map_err(|kind| Reason::new(Phase::Exchange, kind, format!("said {SECRET} to me")));
+            let (observation, lines) = cx.finish(verdict, started + late, slow);
+            assert_eq!(observation.outcome, outcome);
+            assert_eq!(observation.duration, late);
+            assert_eq!(observation.reason.as_ref().map(|r| r.text.as_str()), text);
+            let phases: Vec<(Phase, u128)> = observation.phases.iter().map(|p| (p.phase, p.took.as_millis())).collect();
+            assert_eq!(phases, [(Phase::Connect, 100), (Phase::Exchange, 1_200)]);
+            assert!(lines.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_overdue_attempt_names_what_it_waited_for() {
+        let mut cx = attempt(false);
+        let timeout = Duration::from_secs(2);
+        cx.phase(Phase::Resolve);
+        assert!(cx.overdue(timeout).text.starts_with("name servers "));
+        cx.phase(Phase::Connect);
+        cx.set_address(([192, 0, 2, 1], 25).into());
+        assert_eq!(cx.overdue(timeout).text, "no connection to 192.0.2.1:25 within 2s");
+        cx.phase(Phase::Greeting);
+        cx.awaits("expected \"220\", got nothing");
+        let reason = cx.overdue(timeout);
+        assert_eq!(
+            reason.text,
+            "connected, but no greeting from 192.0.2.1:25 within 2s; expected \"220\", got nothing"
+        );
+        assert_eq!((reason.phase, reason.kind), (Phase::Greeting, Kind::Timeout));
+        cx.phase(Phase::Exchange);
+        assert_eq!(cx.overdue(timeout).text, "no answer from 192.0.2.1:25 within 2s");
+    }
+
+    #[test]
+    fn everything_is_bounded_and_masked() {
+        let mut cx = attempt(true);
+        for n in 0..10_000 {
+            cx.phase(Phase::Exchange);
+            cx.received(format!("{n} {SECRET} {}", "가".repeat(LINE_CHARS_MAX)));
+            cx.detail(&format!("key {n}"), format!("{SECRET} {}", "x".repeat(1_000)));
+        }
+        cx.detail("key 0", 5);
+        let (observation, lines) = cx.finish(Ok(()), clock::instant(), None);
+        assert_eq!(observation.phases.len(), PHASES_MAX);
+        assert_eq!(observation.details.len(), DETAILS_MAX);
+        assert_eq!(observation.details["key 0"], 5);
+        assert_eq!(lines.len(), LINES_MAX);
+        assert!(lines.iter().all(|l| l.text.chars().count() <= LINE_CHARS_MAX));
+        assert!(!format!("{observation:?} {lines:?}").contains(SECRET));
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(future)
+    }
+
+    #[test]
+    fn the_next_address_is_tried_when_one_fails() {
+        block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+            let port = listener.local_addr().expect("a bound listener has an address").port();
+            let mut cx = attempt(true);
+            let addresses: [SocketAddr; 3] =
+                ["[::1]:1".parse().expect("an address"), ([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], port).into()];
+            assert!(cx.connect_any(&addresses).await.is_ok());
+            assert_eq!(cx.address(), Some(addresses[2]));
+            let reason = cx.connect_any(&addresses[..2]).await.expect_err("nobody listens there");
+            assert_eq!(reason.phase, Phase::Connect);
+            assert!(reason.text.contains("IPv4 127.0.0.1:1: connection refused"), "{reason}");
+            assert!(reason.text.contains("IPv6 [::1]:1: "), "{reason}");
+            assert_eq!(reason.kind, Kind::Refused);
+            let reason = cx.connect_any(&[]).await.expect_err("no address");
+            assert_eq!(reason.kind, Kind::NoAddress);
+        });
+    }
+
+    #[test]
+    fn a_silent_address_is_joined_by_the_next() {
+        block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+            let good = listener.local_addr().expect("a bound listener has an address");
+            // A full backlog: the kernel drops what comes further, so a connection neither succeeds nor fails.
+            let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("loopback has a free port");
+            full.listen(0).expect("a bound socket listens");
+            let silent = full.local_addr().ok().and_then(|a| a.as_socket()).expect("a bound socket has an address");
+            let mut kept = Vec::new();
+            for _ in 0..4 {
+                let wait = Duration::from_millis(50);
+                kept.push(std::net::TcpStream::connect_timeout(&silent, wait));
+            }
+            let mut cx = attempt(true);
+            let begun = clock::instant();
+            assert!(cx.connect_any(&[silent, good]).await.is_ok());
+            let took = clock::instant().saturating_duration_since(begun);
+            assert!(took >= connect::STAGGER && took < Duration::from_secs(2), "{took:?}");
+            assert_eq!(cx.address(), Some(good));
+        });
+    }
+
+    #[test]
+    fn errors_of_streams_are_classed() {
+        let table = [
+            (io::Error::from_raw_os_error(111), Kind::Refused, "connection refused"),
+            (io::Error::from_raw_os_error(104), Kind::Reset, "the peer reset the connection"),
+            (io::Error::from_raw_os_error(113), Kind::Unreachable, "host unreachable"),
+            (io::Error::from_raw_os_error(101), Kind::Unreachable, "network unreachable"),
+            (
+                io::Error::from_raw_os_error(24),
+                Kind::Own,
+                "the agent has no file descriptor left (EMFILE); raise LimitNOFILE",
+            ),
+            (io::Error::from_raw_os_error(12), Kind::Own, "the system has no memory left (ENOMEM)"),
+            (io::Error::from_raw_os_error(110), Kind::Timeout, "the connection timed out"),
+            (io::ErrorKind::UnexpectedEof.into(), Kind::Closed, "the peer closed the connection"),
+            (io::Error::other("odd"), Kind::Protocol, "odd"),
+        ];
+        for (error, kind, text) in table {
+            let reason = attempt(false).io(&error);
+            assert_eq!((reason.kind, reason.text.as_str()), (kind, text));
+        }
     }
 }

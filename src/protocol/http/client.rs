@@ -289,15 +289,17 @@ pub fn failure(gathering: &mut Gathering<'_>, error: reqwest::Error, place: &str
     if innermost.is_empty() {
         innermost = error.without_url().to_string();
     }
-    let kind = match innermost.as_str() {
-        text if text.contains("before message completed") || text.contains("closed before") => Kind::Closed,
-        text if text.contains("head is too large") => Kind::TooLarge,
-        _ => Kind::Protocol,
-    };
-    let text = match kind {
-        Kind::Closed => "the server closed the connection before its answer was complete".into(),
-        Kind::TooLarge => "the headers of the answer are too large".into(),
-        _ => format!("not a proper HTTP answer: {innermost}"),
+    let ended = ["before message", "before end", "closed before", "unexpected EOF", "unexpected end"];
+    let packed = ["gzip", "deflate", "corrupt"];
+    let says = |words: &[&str]| words.iter().any(|word| innermost.contains(word));
+    let (kind, text) = if says(&ended) {
+        (Kind::Closed, "the server closed the connection before its answer was complete".into())
+    } else if innermost.contains("head is too large") {
+        (Kind::TooLarge, "the headers of the answer are too large".into())
+    } else if says(&packed) {
+        (Kind::Protocol, format!("the compressed body of the answer is broken: {innermost}"))
+    } else {
+        (Kind::Protocol, format!("not a proper HTTP answer: {innermost}"))
     };
     cx.fail(kind, text)
 }

@@ -1,13 +1,13 @@
 //! Options of `http`, and what can be wrong with them.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use reqwest::{
     Method,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
 use super::expect::Expect;
@@ -65,14 +65,34 @@ pub struct HttpOptions {
 }
 
 /// A version of HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum Version {
     /// HTTP/1.1 only.
-    #[serde(rename = "1.1")]
     V1,
     /// HTTP/2 only; without TLS by prior knowledge.
-    #[serde(rename = "2")]
     V2,
+}
+
+// YAML reads `1.1` and `2` as numbers; as texts, they are taken as well.
+impl TryFrom<String> for Version {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "1.1" => Ok(Self::V1),
+            "2" => Ok(Self::V2),
+            _ => Err(format!("`{text}` is no version of HTTP that can be asked for; write 1.1 or 2")),
+        }
+    }
+}
+
+impl JsonSchema for Version {
+    fn schema_name() -> Cow<'static, str> {
+        "HttpVersion".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "A version of HTTP", "enum": ["1.1", "2", 1.1, 2] })
+    }
 }
 
 pub(super) fn method(options: &mut Options<'_>, raw: &HttpOptions) -> Option<Method> {

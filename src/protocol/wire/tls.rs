@@ -5,6 +5,7 @@
 //! is watched is whether a newcomer gets in.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, ErrorKind},
     path::Path,
@@ -16,7 +17,7 @@ use rustls::{
     client::{Resumption, danger::ServerCertVerifier},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -53,15 +54,35 @@ pub struct TlsOptions {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
 pub enum TlsVersion {
     /// TLS 1.2 (RFC 5246).
     #[default]
-    #[serde(rename = "1.2")]
     V12,
     /// TLS 1.3 (RFC 8446).
-    #[serde(rename = "1.3")]
     V13,
+}
+
+// YAML reads `1.2` as a number; as a text, both spellings are taken.
+impl TryFrom<String> for TlsVersion {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        match text.as_str() {
+            "1.2" => Ok(Self::V12),
+            "1.3" => Ok(Self::V13),
+            _ => Err(format!("`{text}` is no version of TLS that can be asked for; write 1.2 or 1.3")),
+        }
+    }
+}
+
+impl JsonSchema for TlsVersion {
+    fn schema_name() -> Cow<'static, str> {
+        "TlsVersion".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "description": "A version of TLS", "enum": ["1.2", "1.3", 1.2, 1.3] })
+    }
 }
 
 impl TlsOptions {
@@ -317,12 +338,12 @@ pub fn certificate_facts(chain: &[CertificateDer<'_>], at: Timestamp) -> TlsFact
 }
 
 /// When a certificate ends.
-pub(crate) fn expiry(certificate: &X509Certificate<'_>) -> Timestamp {
+pub fn expiry(certificate: &X509Certificate<'_>) -> Timestamp {
     Timestamp::from_millis(certificate.validity().not_after.timestamp().saturating_mul(1_000))
 }
 
 /// Whole days from one instant to another, negative when it is past.
-pub(crate) fn days_between(from: Timestamp, to: Timestamp) -> i64 {
+pub fn days_between(from: Timestamp, to: Timestamp) -> i64 {
     to.as_millis().saturating_sub(from.as_millis()).div_euclid(86_400_000)
 }
 
