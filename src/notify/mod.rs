@@ -2,23 +2,26 @@
 //!
 //! A channel kind is one file and one line in [`CHANNEL_KINDS`].
 
+pub mod email;
 #[cfg(test)]
 mod testing;
 pub mod text;
+pub mod webhook;
 pub mod worker;
 
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::{
     alert::{Message, message::Attempted},
-    options::Options,
+    options::{Options, nearest},
     protocol::{Boxed, Net},
 };
 
 /// All kinds of channels.
-pub static CHANNEL_KINDS: &[&ChannelKind] = &[];
+pub static CHANNEL_KINDS: &[&ChannelKind] = &[&email::EMAIL, &webhook::WEBHOOK];
 
 /// An entry of the registry.
 pub struct ChannelKind {
@@ -44,4 +47,21 @@ pub trait Channel: Send + Sync {
 
     /// One attempt to deliver one message, ending by the channel's own deadline. Never marks anything.
     fn deliver<'a>(&'a self, net: &'a Arc<Net>, message: &'a Message) -> Boxed<'a, Attempted>;
+}
+
+/// The channel kind with this key, if there is one.
+pub fn by_name(name: &str) -> Option<&'static ChannelKind> {
+    CHANNEL_KINDS.iter().copied().find(|kind| kind.name == name)
+}
+
+/// The zone named by the option `timezone`: UTC when absent, `None` when it is wrong (then recorded).
+fn time_zone(options: &mut Options<'_>, name: Option<&str>) -> Option<Tz> {
+    let Some(name) = name else { return Some(Tz::UTC) };
+    if let Ok(zone) = name.parse() {
+        return Some(zone);
+    }
+    let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+    let hint = nearest(name, known).map_or("write it as Asia/Seoul".into(), |near| format!("did you mean `{near}`?"));
+    options.problem("timezone", format!("`{name}` is no time zone"), Some(&hint));
+    None
 }

@@ -6,13 +6,13 @@ use crate::{
     alert::{Alert, Message, MessageId, MessageState},
     notify::{Channel, ChannelKind},
     options::{Options, Problem},
-    protocol::Net,
+    protocol::{Net, wire::NetOptions},
     value::Masker,
 };
 
 /// A network with this masker.
 pub fn net(masker: Masker) -> Arc<Net> {
-    Arc::new(Net { masker })
+    Net::new(NetOptions { nameservers: Vec::new(), masker }).expect("the system has a resolver configuration")
 }
 
 /// A message that says this.
