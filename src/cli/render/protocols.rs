@@ -12,6 +12,9 @@ const DEPTH_MAX: usize = 4;
 /// Longest chain of references followed for one option; a schema that refers to itself ends there.
 const REFERENCES_MAX: usize = 8;
 
+/// Width of paragraphs where there is no terminal to ask.
+const PIPE_CELLS: usize = 100;
+
 /// One option of a protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptionRow {
@@ -59,7 +62,7 @@ pub fn list(all: &[&Protocol], screen: Screen) -> String {
 /// One protocol in full.
 pub fn one(p: &Protocol, screen: Screen) -> String {
     let mut text = format!("{}  {}\n\n", screen.tone(Tone::Strong, p.name), p.summary);
-    for line in wrap(p.proves, screen.width.or(Some(100))) {
+    for line in wrap(p.proves, Some(screen.width.unwrap_or(PIPE_CELLS))) {
         text.push_str(&line);
         text.push('\n');
     }
@@ -74,7 +77,7 @@ pub fn one(p: &Protocol, screen: Screen) -> String {
             None => text.push_str("  none\n"),
             Some(rows) if before.as_ref() == Some(&rows) => text.push_str("  the same\n"),
             Some(rows) => {
-                text.push_str(&table(&rows, screen));
+                text.push_str(&block(&rows, screen));
                 before = Some(rows);
             }
         }
@@ -86,24 +89,24 @@ pub fn one(p: &Protocol, screen: Screen) -> String {
     text
 }
 
-fn table(rows: &[OptionRow], screen: Screen) -> String {
-    let mut table = Table::new(&["", "OPTION", "TYPE", "DEFAULT", "MEANING"]);
+/// Each option in a line, its meaning below: tables of types and meanings fit no terminal.
+fn block(rows: &[OptionRow], screen: Screen) -> String {
+    let mut text = String::new();
     for row in rows {
         let default = match (&row.default, row.required) {
-            (_, true) => "required".into(),
+            (_, true) => ", required".into(),
             (None | Some(Value::Null), false) => String::new(),
-            (Some(Value::String(text)), false) => text.clone(),
-            (Some(value), false) => value.to_string(),
+            (Some(Value::String(text)), false) => format!(", default {text}"),
+            (Some(Value::Array(all)), false) if all.is_empty() => String::new(),
+            (Some(Value::Object(all)), false) if all.is_empty() => String::new(),
+            (Some(value), false) => format!(", default {value}"),
         };
-        table.row(vec![
-            "".into(),
-            Cell::new(&row.name).tone(Tone::Strong),
-            row.kind.as_str().into(),
-            default.into(),
-            row.description.as_str().into(),
-        ]);
+        text.push_str(&format!("  {}  {}{default}\n", screen.tone(Tone::Strong, &row.name), row.kind));
+        for line in wrap(&row.description, Some(screen.width.unwrap_or(PIPE_CELLS).saturating_sub(6))) {
+            text.push_str(&format!("      {line}\n"));
+        }
     }
-    table.render(screen)
+    text
 }
 
 /// One protocol as JSON.
