@@ -18,6 +18,9 @@ use crate::harness::{
     scratch, write,
 };
 
+/// What an attempt should tell.
+type Told = Result<(), (Kind, &'static str)>;
+
 /// A running nginx: its plain port, its TLS port, and the PEM file of the authority behind the latter.
 struct Nginx {
     server: Server,
@@ -71,7 +74,7 @@ http {{
 fn a_real_web_server_is_judged() {
     let nginx = nginx();
     let base = format!("http://127.0.0.1:{}", nginx.plain);
-    let table: &[(&str, &str, Result<(), (Kind, &str)>)] = &[
+    let table: &[(&str, &str, Told)] = &[
         ("/", "expect: { status: 200, body: { contains: beacons } }", Ok(())),
         ("/", "expect: { headers: { server: { matches: '^nginx' } }, body: { equals: all beacons quiet } }", Ok(())),
         ("/", "version: 1.1", Ok(())),
