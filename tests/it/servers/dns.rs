@@ -10,10 +10,15 @@ use bongsu::observation::{Kind, Outcome, Phase};
 use bongsu::protocol::wire::Family;
 
 use crate::harness::{
-    Server, free_udp_port,
+    Server,
+    certs::Authority,
+    free_port, free_udp_port,
     probing::{Probing, probe},
     scratch, write,
 };
+
+/// What an attempt should tell.
+type Told<T> = Result<T, (Kind, &'static str)>;
 
 /// A name server that answers every question with SERVFAIL; its port.
 fn failing() -> u16 {
@@ -31,8 +36,15 @@ fn failing() -> u16 {
     port
 }
 
-fn unbound() -> (Server, SocketAddr) {
+/// A running unbound, its address, and its port for TLS; `ca.pem` lies in its directory.
+fn unbound() -> (Server, SocketAddr, u16) {
     let dir = scratch();
+    let authority = Authority::new();
+    let pair = authority.server(&["localhost", "127.0.0.1"], -1, 40);
+    write(dir.path(), "ca.pem", &authority.pem());
+    write(dir.path(), "cert.pem", &pair.certificate);
+    write(dir.path(), "key.pem", &pair.key);
+    let tls = free_port();
     let path = dir.path().display().to_string();
     let port = free_udp_port();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -43,6 +55,10 @@ fn unbound() -> (Server, SocketAddr) {
 server:
   interface: 127.0.0.1@{port}
   interface: ::1@{port}
+  interface: 127.0.0.1@{tls}
+  tls-port: {tls}
+  tls-service-key: "{path}/key.pem"
+  tls-service-pem: "{path}/cert.pem"
   port: {port}
   do-daemonize: no
   username: ""
@@ -74,13 +90,13 @@ remote-control:
 "#
     );
     let config = write(dir.path(), "unbound.conf", &config).display().to_string();
-    (Server::start("unbound", "unbound", &["-c", &config], dir, address), address)
+    (Server::start("unbound", "unbound", &["-c", &config], dir, address), address, tls)
 }
 
 #[test]
 fn a_real_name_server_is_judged() {
-    let (_server, address) = unbound();
-    let table: &[(&str, Result<(), (Kind, &str)>)] = &[
+    let (server, address, tls) = unbound();
+    let table: &[(&str, Told<()>)] = &[
         ("name: both.test", Ok(())),
         ("name: both.test, expect: { equals: [127.0.0.1] }", Ok(())),
         ("name: both.test, type: AAAA, expect: { equals: ['::1'] }", Ok(())),
@@ -105,6 +121,11 @@ fn a_real_name_server_is_judged() {
             }
         }
     }
+    let ca = server.dir.path().join("ca.pem").display().to_string();
+    let yaml = format!("{{ server: \"localhost:{tls}\", over: tls, name: both.test, tls: {{ ca: {ca} }} }}");
+    let seen = probe("dns", &yaml);
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    assert_eq!(seen.phases(), [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Exchange]);
     let seen = probe("dns", &format!("{{ server: \"[::1]:{}\", name: both.test }}", address.port()));
     assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
     let seen = probe("dns", &format!("{{ server: \"{address}\", name: big.test, type: TXT }}"));
@@ -134,10 +155,10 @@ fn answering() -> u16 {
 
 #[test]
 fn names_are_resolved_for_every_protocol() {
-    let (_server, address) = unbound();
+    let (_server, address, _) = unbound();
     let port = answering();
     let nameservers = [address];
-    let table: &[(&str, Family, Result<&str, (Kind, &str)>)] = &[
+    let table: &[(&str, Family, Told<&str>)] = &[
         ("both.test", Family::Any, Ok("[::1]")),
         ("both.test", Family::V4, Ok("127.0.0.1")),
         ("both.test", Family::V6, Ok("[::1]")),
@@ -181,7 +202,7 @@ fn names_are_resolved_for_every_protocol() {
 fn a_hung_name_server_is_named_and_blocks_nobody() {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback has a free port");
     let hung = socket.local_addr().expect("a bound socket has an address");
-    let (_server, good) = unbound();
+    let (_server, good, _) = unbound();
     let port = answering();
     let url = |name: &str| format!("url: tcp://{name}:{port}");
 

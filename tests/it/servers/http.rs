@@ -18,6 +18,9 @@ use crate::harness::{
     scratch, write,
 };
 
+/// What an attempt should tell.
+type Told = Result<(), (Kind, &'static str)>;
+
 /// A running nginx: its plain port, its TLS port, and the PEM file of the authority behind the latter.
 struct Nginx {
     server: Server,
@@ -71,7 +74,7 @@ http {{
 fn a_real_web_server_is_judged() {
     let nginx = nginx();
     let base = format!("http://127.0.0.1:{}", nginx.plain);
-    let table: &[(&str, &str, Result<(), (Kind, &str)>)] = &[
+    let table: &[(&str, &str, Told)] = &[
         ("/", "expect: { status: 200, body: { contains: beacons } }", Ok(())),
         ("/", "expect: { headers: { server: { matches: '^nginx' } }, body: { equals: all beacons quiet } }", Ok(())),
         ("/", "version: 1.1", Ok(())),
@@ -170,14 +173,18 @@ fn a_stopped_and_a_hung_server_are_told_apart() {
     let probing = Probing { timeout: Duration::from_millis(700), ..Probing::default() };
     // The workers answer, so they are the ones to stop; the kernel still accepts connections for them.
     let master = nginx.server.id().to_string();
-    let signal = |name: &str| std::process::Command::new("pkill").args([name, "-P", &master]).status();
-    signal("-STOP").expect("procps is there");
+    let signal = |name: &str| {
+        let status = std::process::Command::new("pkill").args([name, "-P", &master]).status();
+        assert!(status.expect("procps is there").success(), "pkill {name}");
+    };
+    assert_eq!(probe("http", &http).outcome(), Outcome::Ok, "a worker is there");
+    signal("-STOP");
     let seen = probing.run("http", &http);
     assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Exchange, Kind::Timeout), "{seen:?}");
     let seen = probing.run("http", &https);
     assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Tls, Kind::Timeout), "{seen:?}");
     assert_eq!(probing.run("tcp", &format!("url: tcp://127.0.0.1:{}", nginx.plain)).outcome(), Outcome::Ok);
-    signal("-CONT").expect("procps is there");
+    signal("-CONT");
     assert_eq!(probe("http", &http).outcome(), Outcome::Ok);
     nginx.server.stop();
     let seen = probing.run("http", &http);

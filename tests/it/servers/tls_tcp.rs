@@ -1,8 +1,16 @@
 //! `tls` and `tcp` against a real nginx with good and bad certificates.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    sync::Arc,
+};
 
 use bongsu::observation::{Kind, Outcome, Phase};
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 use crate::harness::{
     Server,
@@ -23,7 +31,8 @@ fn nginx(pairs: &[Pair], authority: &Authority) -> (Vec<u16>, Server, String) {
         write(dir.path(), &format!("{n}.key"), &pair.key);
         servers.push_str(&format!(
             "server {{ listen 127.0.0.1:{port} ssl http2; ssl_certificate {path}/{n}.pem; \
-             ssl_certificate_key {path}/{n}.key; location / {{ return 200 \"ok\\n\"; }} }}\n"
+             ssl_certificate_key {path}/{n}.key; ssl_client_certificate {path}/ca.pem; ssl_verify_client optional; \
+             location = /who {{ return 200 \"$ssl_client_s_dn\n\"; }} location / {{ return 200 \"ok\\n\"; }} }}\n"
         ));
     }
     write(dir.path(), "ca.pem", &authority.pem());
@@ -124,4 +133,60 @@ fn a_dialogue_with_a_real_server() {
     let seen = probe("tcp", &plain);
     assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Exchange, Kind::Unexpected), "{seen:?}");
     assert!(seen.reason().text.contains("400 Bad Request"), "{seen:?}");
+}
+
+#[test]
+fn a_client_certificate_is_shown() {
+    let authority = Authority::new();
+    let (ports, _server, path) = nginx(&[authority.server(&["localhost"], -1, 40)], &authority);
+    let client = authority.client(&["probe.test"]);
+    let directory = std::path::Path::new(&path);
+    write(directory, "client.pem", &client.certificate);
+    write(directory, "client.key", &client.key);
+    let tls = format!("{{ ca: {path}/ca.pem, certificate: {path}/client.pem, key: {path}/client.key }}");
+    let url = format!("https://localhost:{}/who", ports[0]);
+    let seen =
+        probe("http", &format!("{{ url: \"{url}\", tls: {tls}, expect: {{ body: {{ contains: CN=probe.test }} }} }}"));
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+}
+
+#[test]
+fn tls_begins_in_mid_dialogue() {
+    let authority = Authority::new();
+    let pair = authority.server(&["localhost"], -1, 40);
+    let dir = scratch();
+    let ca = write(dir.path(), "ca.pem", &authority.pem()).display().to_string();
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("certificates"), key)
+        .expect("a proper pair");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("a bound listener has an address").port();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(b"220 mx ready\r\n").expect("a greeting");
+        let mut line = [0; 10];
+        stream.read_exact(&mut line).expect("a command");
+        assert_eq!(&line, b"STARTTLS\r\n");
+        stream.write_all(b"220 go\r\n").expect("an answer");
+        let connection = ServerConnection::new(Arc::new(config)).expect("a configuration");
+        let mut stream = StreamOwned::new(connection, stream);
+        let mut line = [0; 6];
+        stream.read_exact(&mut line).expect("a command");
+        assert_eq!(&line, b"NOOP\r\n");
+        stream.write_all(b"250 ok\r\n").expect("an answer");
+        stream.flush().expect("an answer");
+        let _ = stream.read(&mut [0]);
+    });
+    let dialogue = r#"[{ expect: "ready\r\n" }, { send: "STARTTLS\r\n" }, { expect: "220 go\r\n" }, { starttls: true },
+        { send: "NOOP\r\n" }, { expect: "250" }]"#;
+    let seen =
+        probe("tcp", &format!("{{ url: \"tcp://localhost:{port}\", tls: {{ ca: {ca} }}, dialogue: {dialogue} }}"));
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    let expected = [Phase::Resolve, Phase::Connect, Phase::Greeting, Phase::Exchange, Phase::Tls, Phase::Exchange];
+    assert_eq!(seen.phases(), expected);
 }
