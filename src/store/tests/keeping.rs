@@ -55,7 +55,7 @@ fn assert_kept(stored: &Observation, given: &Observation) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn every_field_comes_back_after_a_restart(groups in prop::collection::vec(prop::collection::vec(generate::commit(), 1..6), 1..5)) {
