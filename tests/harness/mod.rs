@@ -2,6 +2,8 @@
 //! by its own process id when the test drops it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod postfix;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
