@@ -7,6 +7,7 @@ pub mod probing;
 pub mod broker;
 pub mod mosquitto;
 pub mod proxy;
+pub mod postfix;
 
 use std::{
     fs,

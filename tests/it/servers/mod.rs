@@ -5,3 +5,4 @@ mod http;
 mod tls_tcp;
 mod delivery;
 mod mqtt;
+mod email;
