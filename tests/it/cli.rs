@@ -230,7 +230,7 @@ fn protocols_and_schemas_are_printed() {
         assert!(one.out.contains("example") && one.out.contains("options to probe"), "{}", one.out);
         let json = run(dir.path(), &["protocols", name, "--json"]).json();
         let options = json["abilities"]["probe"]["options"].as_array().expect("a list");
-        assert!(options.iter().any(|o| o["required"] == true), "{json:#}");
+        assert!(!options.is_empty(), "{json:#}");
         assert!(options.iter().all(|o| o["description"] != "" && o["type"] != ""), "{json:#}");
     }
     let list = run(dir.path(), &["protocols"]);

@@ -1,1 +1,4 @@
 //! Tests against real servers.
+
+mod delivery;
+mod mqtt;
