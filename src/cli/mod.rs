@@ -86,6 +86,7 @@ pub struct Format {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Demo(demo::Args),
     Validate(validate::Args),
     Probe(probe::Args),
     Status(status::Args),
@@ -225,7 +226,7 @@ pub fn main(cli: Cli) -> ExitCode {
 /// The daemon uses all processors; a command that asks one thing starts faster on one thread.
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Command::Run(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     }
 }
@@ -233,6 +234,7 @@ fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
 async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure> {
     match command {
         Command::Run(args) => run::run(args, cx).await,
+        Command::Demo(args) => demo::run(args, cx).await,
         Command::Validate(args) => validate::run(args, cx),
         Command::Probe(args) => probe::run(args, cx).await,
         Command::Status(args) => status::run(args, cx).await,

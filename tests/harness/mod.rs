@@ -2,6 +2,8 @@
 //! by its own process id when the test drops it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod certs;
+pub mod probing;
 pub mod broker;
 pub mod mosquitto;
 pub mod proxy;
@@ -21,6 +23,9 @@ use bongsu::{
     protocol::{Net, wire::NetOptions},
 };
 use tempfile::TempDir;
+
+pub mod daemon;
+pub mod http;
 
 /// Longest a server may take to open its port on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);

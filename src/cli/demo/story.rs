@@ -19,8 +19,12 @@ use crate::{
 /// Cells of a line: what a picture in a README and a narrow terminal hold.
 pub const WIDTH: usize = 100;
 
-/// Cells before the text: the time, and three columns of what was seen.
-const MARGIN: usize = 42;
+/// Cells of the columns before the text: the time, and what was seen of the health page, the port and by the check
+/// that finds the fault.
+const COLUMNS: [usize; 4] = [9, 13, 8, 12];
+
+/// Cells before the text.
+const MARGIN: usize = COLUMNS[0] + COLUMNS[1] + COLUMNS[2] + COLUMNS[3];
 
 /// Cells of the strips at the end, one for each second if the demo is no longer than this.
 const STRIP: usize = 50;
@@ -102,12 +106,9 @@ impl Story {
         for line in wrap(&replay, Some(WIDTH - 4)) {
             text.push_str(&format!("  {line}\n"));
         }
-        let heading = format!(
-            "{}{}{}what happens",
-            pad("   time   ", 10),
-            pad("health page  port", 21),
-            pad(self.scenario.column, 11)
-        );
+        let headings = ["   time", "health page", "port", self.scenario.column];
+        let heading: String = headings.iter().zip(COLUMNS).map(|(heading, cells)| pad(heading, cells)).collect();
+        let heading = format!("{heading}what happens");
         text.push_str(&format!("\n{}\n", s.tone(Tone::Dim, &heading)));
         text
     }
@@ -189,10 +190,11 @@ impl Story {
         // An attempt is told by its beginning and noticed at its end.
         let noticed = at + took;
         self.noticed = Some(noticed);
-        let reason = reason.map_or(String::new(), |reason| format!(": {}", visible(&reason)));
-        let mut text =
-            self.line(noticed, Tone::Warn, &format!("noticed after {}{reason}", seconds(noticed.since(broke))));
-        text.push_str(&self.more("asked again at once and each second, to be sure"));
+        let after = seconds(noticed.since(broke));
+        let mut text = self.line(noticed, Tone::Warn, &format!("noticed after {after}; asked again, to be sure"));
+        for line in wrap(&visible(&reason.unwrap_or_default()), Some(WIDTH - MARGIN)) {
+            text.push_str(&self.more(&line));
+        }
         text
     }
 
@@ -296,11 +298,12 @@ impl Story {
     /// The time and what was seen at that time.
     fn margin(&self, at: Timestamp) -> String {
         let time = at.since(self.started).as_secs_f64();
-        let cell = |check: &str, cells: usize| {
+        let mut margin = pad(&format!("{time:>6.1}s"), COLUMNS[0]);
+        for (check, cells) in [HEALTH, PORT, self.scenario.found_by].into_iter().zip(&COLUMNS[1..]) {
             let (tone, text) = self.status(check, at);
-            self.screen.tone(tone, &pad(&fit(text, cells - 2), cells))
-        };
-        format!("{time:>6.1}s  {}{}{}", cell(HEALTH, 13), cell(PORT, 8), cell(self.scenario.found_by, 13))
+            margin.push_str(&self.screen.tone(tone, &pad(&fit(text, cells - 1), *cells)));
+        }
+        margin
     }
 
     /// What the last attempt of a check that had ended by then showed.
@@ -455,7 +458,9 @@ fn seconds(span: Duration) -> String {
 
 /// The time of day, in UTC.
 fn clock(at: Timestamp) -> String {
-    at.to_utc().format("%H:%M:%S%.1fZ").to_string()
+    let text = at.to_utc().format("%H:%M:%S%.3f").to_string();
+    // Tenths of a second, cut and not rounded: an interval must not be told wider or narrower at its good end.
+    format!("{}Z", text.get(..10).unwrap_or(&text))
 }
 
 /// Like [`wrap`], but a line that fits keeps its spaces, by which it is aligned with others.

@@ -38,6 +38,13 @@ pub struct Observed {
     pub fate: Option<String>,
 }
 
+impl Observed {
+    /// When it was known.
+    pub fn ended_at(&self) -> Timestamp {
+        self.at + Duration::try_from_secs_f64(self.latency_ms / 1_000.0).unwrap_or_default()
+    }
+}
+
 /// An incident as its row stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IncidentRow {

@@ -1,4 +1,7 @@
 //! Tests against real servers.
 
+mod dns;
+mod http;
+mod tls_tcp;
 mod delivery;
 mod mqtt;
