@@ -27,7 +27,7 @@ pub struct Args {}
 
 /// Loads the configuration and hands it to the agent, with the signals that reload and end it.
 pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
-    logging::start()?;
+    logging::start(cx.out.stderr_colour())?;
     // Before anything slow: a signal that comes during the start must not be lost.
     let hangup = Arc::new(Mutex::new(catch(SignalKind::hangup())?));
     let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);

@@ -184,9 +184,31 @@ impl<'a> Walk<'a> {
                 description: text(value).or_else(|| text(target)).unwrap_or_default(),
                 name: name.clone(),
             });
-            if target.get("properties").is_some() && depth + 1 < DEPTH_MAX {
-                self.mapping(target, &format!("{name}."), depth + 1, rows);
+            if depth + 1 < DEPTH_MAX {
+                self.below(target, &name, depth + 1, rows);
             }
+        }
+    }
+
+    /// The options below an option: of a mapping, of each item of a list, of each value of a mapping by name.
+    fn below(&self, schema: &'a Value, name: &str, depth: usize, rows: &mut Vec<OptionRow>) {
+        let parts = [("", Some(schema)), ("[]", schema.get("items")), (".*", schema.get("additionalProperties"))];
+        for (mark, part) in parts {
+            let Some(part) = part.map(|p| self.resolve(p)) else { continue };
+            if part.get("properties").is_some() {
+                self.mapping(part, &format!("{name}{mark}."), depth, rows);
+            }
+        }
+        // Of a choice, all that any of them takes.
+        for choice in ["oneOf", "anyOf"].iter().filter_map(|key| schema[*key].as_array()).flatten() {
+            let choice = self.resolve(choice);
+            let mut found = Vec::new();
+            if depth < DEPTH_MAX {
+                self.below(choice, name, depth + 1, &mut found);
+            }
+            let new: Vec<OptionRow> =
+                found.into_iter().filter(|row| !rows.iter().any(|known| known.name == row.name)).collect();
+            rows.extend(new);
         }
     }
 
@@ -311,6 +333,8 @@ mod tests {
         expect: Option<Expect>,
         #[serde(default)]
         headers: BTreeMap<String, String>,
+        #[serde(default)]
+        steps: Vec<Expect>,
         again: Option<Box<Raw>>,
     }
 
@@ -323,7 +347,7 @@ mod tests {
         let rows = options(SchemaGenerator::subschema_for::<Raw>);
         let told: Vec<String> = rows
             .iter()
-            .take(8)
+            .take(10)
             .map(|r| format!("{} [{}] {}", r.name, r.kind, if r.required { "required" } else { "" }))
             .collect();
         assert_eq!(
@@ -336,6 +360,8 @@ mod tests {
                 "expect [mapping] ",
                 "expect.status [list of integer] ",
                 "headers [mapping to text] ",
+                "steps [list of mapping] ",
+                "steps[].status [list of integer] ",
                 "again [mapping] ",
             ]
         );
