@@ -3,7 +3,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub mod broker;
+pub mod certs;
 pub mod mosquitto;
+pub mod probing;
 pub mod proxy;
 
 use std::{

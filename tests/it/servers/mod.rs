@@ -1,4 +1,7 @@
 //! Tests against real servers.
 
 mod delivery;
+mod dns;
+mod http;
 mod mqtt;
+mod tls_tcp;
