@@ -57,7 +57,7 @@ fn no_kill_loses_or_invents_an_incident_or_an_alert() {
         hook.url("/")
     );
     let checks = format!(
-        "service: web\ndefaults: {{ every: 200ms, timeout: 2s, outage: {{ failures: 2, confirm_every: 100ms, recoveries: 2 }},\n\
+        "service: web\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 100ms, recoveries: 2 }},\n\
          \x20 degraded: {{ slow: off, loss: off, duplicates: off }} }}\n\
          checks: [ {{ name: front, http: {{ url: \"{}\" }} }} ]\n",
         target.url("/")

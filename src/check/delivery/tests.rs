@@ -2,11 +2,14 @@
 use std::{collections::VecDeque, sync::Mutex as StdMutex};
 
 use bytes::Bytes;
+use schemars::SchemaGenerator;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    observation::{Fate, Integrity, Kind, Observation, Outcome},
+    observation::{Fate, Integrity, Observation, Outcome},
+    options::Options,
     protocol::{Carries, Net, SendFailure, wire::NetOptions},
 };
 
@@ -373,7 +376,7 @@ fn options_are_checked() {
 #[test]
 fn the_schema_takes_the_example() {
     let mut generator = SchemaGenerator::default();
-    let mut root: Value = schema(&mut generator).into();
+    let mut root: Value = options::schema(&mut generator).into();
     root["$defs"] = Value::Object(generator.take_definitions(true));
     let validator = jsonschema::validator_for(&root).expect("a valid schema");
     let checks: Value = serde_yaml::from_str(DELIVERY.example).expect("YAML");
