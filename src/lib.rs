@@ -1,7 +1,9 @@
 //! bongsu watches whether messages get through.
 
+pub mod agent;
 pub mod alert;
 pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decide;
@@ -13,4 +15,7 @@ pub mod observation;
 pub mod options;
 pub mod protocol;
 pub mod schedule;
+pub mod store;
+pub mod telemetry;
 pub mod value;
+pub mod web;

@@ -185,6 +185,8 @@ pub enum Kind {
     Lost,
     /// A message arrived changed.
     Corrupt,
+    /// A message arrived more than once.
+    Duplicate,
     /// A message was perhaps accepted (the acknowledgement never came) and was absent at the horizon.
     Uncertain,
     /// It worked, but later than its objective. Makes the outcome `slow`.
@@ -213,6 +215,7 @@ impl Kind {
             Self::TooLarge => "too_large",
             Self::Lost => "lost",
             Self::Corrupt => "corrupt",
+            Self::Duplicate => "duplicate",
             Self::Uncertain => "uncertain",
             Self::Slow => "slow",
             Self::Own => "own",
@@ -253,7 +256,7 @@ impl fmt::Display for Reason {
 
 /// One printable line of at most `chars_max` characters: control characters become spaces, a cut is marked by `…`.
 pub fn one_line(text: &str, chars_max: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(chars_max * 4));
+    let mut line = String::with_capacity(text.len().min(chars_max.saturating_mul(4)));
     for (count, c) in text.trim().chars().enumerate() {
         if count + 1 == chars_max {
             line.push('…');
@@ -559,6 +562,7 @@ mod tests {
         let long = "x".repeat(10_000);
         assert_eq!(Reason::new(Phase::Tls, Kind::Protocol, long).text.chars().count(), REASON_CHARS_MAX);
         assert_eq!(one_line("a\x07b\n", 10), "a b");
+        assert_eq!(one_line("no bound", usize::MAX), "no bound");
     }
 
     #[test]

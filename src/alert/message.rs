@@ -1,25 +1,15 @@
 //! One alert for one channel: what it says, and how its delivery stands.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::{detect::Point, incident::told::MessageId};
 use crate::{
     incident::{Edge, IncidentId, Severity},
-    observation::{Outcome, Reason},
+    observation::Reason,
     value::{CheckName, Labels, Name, Timestamp},
 };
-
-/// The number of a message, unique within one database, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct MessageId(pub u64);
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
 
 /// What a message tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -118,22 +108,6 @@ pub struct AlertCheck {
     /// Its latest observations, oldest first, for the plot; at most [`Point::MAX`].
     #[serde(default)]
     pub recent: Vec<Point>,
-}
-
-/// One observation in a plot.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Point {
-    /// When.
-    pub at: Timestamp,
-    /// How it went.
-    pub outcome: Outcome,
-    /// Its latency.
-    pub ms: f32,
-}
-
-impl Point {
-    /// Points of a plot: what fits the width of a mail.
-    pub const MAX: usize = 40;
 }
 
 /// What a message says: everything a template may show. Serialised, it is the `alert` of every template and the

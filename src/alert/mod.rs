@@ -4,17 +4,21 @@
 //! into the outbox as a [`Message`], which carries everything its rendering needs, so that it can be sent, and sent
 //! again, without asking anything else. Nothing here sends; `notify` does, and tells the result back.
 
+pub mod compose;
 pub mod message;
 pub mod outbox;
+pub mod plan;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
-pub use self::message::{Alert, AlertCheck, Message, MessageId, MessageKind, MessageState, Point};
-use crate::{
-    incident::Severity,
-    value::{CheckName, Name, Timestamp},
+pub use self::message::{Alert, AlertCheck, Message, MessageKind, MessageState};
+use crate::value::{CheckName, Name};
+pub use crate::{
+    detect::Point,
+    incident::{
+        Severity,
+        told::{Fired, MessageId, Told, ToldChannel},
+    },
 };
 
 /// Which incidents a route is for. Every part given must match; a route without parts matches every incident.
@@ -55,39 +59,4 @@ pub struct Route {
 pub struct ChannelPlan {
     /// Who gets its messages when it fails.
     pub fallback: Option<Name>,
-}
-
-/// What has been told of one incident; part of the incident, so it survives restarts with it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Told {
-    /// Channels that have been told, with what became of the latest message.
-    #[serde(default)]
-    pub channels: BTreeMap<Name, ToldChannel>,
-    /// For each route and step (`"0.1"`): how often it has fired, and when last.
-    #[serde(default)]
-    pub steps: BTreeMap<String, Fired>,
-}
-
-/// What one channel knows of an incident.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ToldChannel {
-    /// The worst it has been told.
-    pub severity: Severity,
-    /// When it was first told (the message's row was made).
-    pub first_at: Timestamp,
-    /// Messages still on their way to it.
-    #[serde(default)]
-    pub pending: Vec<MessageId>,
-    /// Whether it has received at least one message on this incident.
-    #[serde(default)]
-    pub reached: bool,
-}
-
-/// How often a step has fired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fired {
-    /// How often.
-    pub times: u32,
-    /// When last.
-    pub last_at: Timestamp,
 }

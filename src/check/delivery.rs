@@ -295,7 +295,6 @@ impl DeliveryAsk {
     ) -> Accept {
         let deadline = clock::instant() + timeout;
         cx.set_deadline(deadline);
-        cx.phase(Phase::Send);
         let sending = tokio::time::timeout_at(deadline.into(), session.send(cx, payload));
         let sent = self.alongside(state, sending).await;
         let at = clock::instant();

@@ -131,8 +131,26 @@ pub struct Web {
     pub listen: SocketAddr,
 }
 
+/// Where a daemon and its database are: all that commands need of a configuration to talk to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Places {
+    /// The agent.
+    pub agent: Agent,
+    /// The store.
+    pub store: StoreConfig,
+}
+
+/// Reads only these two sections of `path`. Mistakes elsewhere, and secrets that only the daemon may read, do not
+/// matter: an operator must be able to ask a daemon also while its configuration is being edited.
+pub fn places(path: &Path, environment: &dyn Environment) -> Result<Places, Mistakes> {
+    resolve::places(&config_file(path), environment)
+}
+
 /// Loads `path`, a `config.yaml` or the directory that holds one, and all check files it names.
 pub fn load(path: &Path, environment: &dyn Environment) -> Result<Config, Mistakes> {
-    let file = if path.is_dir() { path.join("config.yaml") } else { path.to_owned() };
-    resolve::load(&file, environment)
+    resolve::load(&config_file(path), environment)
+}
+
+fn config_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("config.yaml") } else { path.to_owned() }
 }

@@ -12,7 +12,7 @@ use std::{
 use serde_yaml::Value;
 
 use super::{
-    Agent, Config, ConfiguredChannel, Mistakes, StoreConfig, Web,
+    Agent, Config, ConfiguredChannel, Mistakes, Places, StoreConfig, Web,
     checks::{self, Checks},
     cycles::cycles,
     document::Document,
@@ -83,6 +83,17 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
     config.files = documents.iter().map(|d| d.file.clone()).collect();
     config.masker = secrets.masker();
     Ok(config)
+}
+
+pub(super) fn places(file: &Path, environment: &dyn Environment) -> Result<Places, Mistakes> {
+    let mut document = Document::read(file).map_err(|m| Mistakes { mistakes: vec![no_config(*m, file)] })?;
+    let (mut notes, mut elsewhere, mut secrets) = (Notes::default(), Notes::default(), Secrets::default());
+    resolve_secrets(0, &mut document, environment, &mut elsewhere, &mut secrets);
+    let documents = [document];
+    let root = Place::root(0, &documents[0]);
+    let (store, store_is_default) = store(&root.child("store"), environment, &mut notes);
+    let agent = agent(&root.child("agent"), environment, &store, store_is_default, &mut notes);
+    notes.into_mistakes(&documents, &secrets).map_or(Ok(Places { agent, store }), Err)
 }
 
 fn no_config(mut mistake: Mistake, file: &Path) -> Mistake {

@@ -1,8 +1,25 @@
-//! Detection: from observations to the state of a check. Pure; see [`Track::observe`].
+//! Detection: from observations to the state of a check.
+//!
+//! [`Track::observe`] is the one transition function. It reads no clock, draws no random number and keeps a bounded
+//! memory: the latest samples in [`Window`], and in [`Memory`] what must survive a restart.
+//!
+//! One bad observation makes a check `suspect`; it is then asked again at `confirm_every` until `failures` in a row
+//! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage. Slow answers, losses and
+//! duplicates over a window make it `degraded`, once chance is ruled out (see [`window`]). An `unknown` observation
+//! is neither good nor bad.
 
-use std::time::Duration;
+pub mod flapping;
+pub mod window;
 
-use crate::value::Ratio;
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::window::{Point, Sample, Window};
+use crate::{
+    observation::{Correction, Fate, Kind, Observation, Outcome, Reason},
+    value::{Ratio, Timestamp},
+};
 
 /// When a check counts as down, up again, or degraded.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,12 +34,12 @@ pub struct Thresholds {
     pub degraded: Degraded,
 }
 
-/// What makes a check degraded, over a window.
+/// What makes a check degraded, over a window. A share that is absent is not looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Degraded {
     /// Share of slow observations.
     pub slow: Option<Ratio>,
-    /// Share of lost messages.
+    /// Share of failed attempts and lost messages.
     pub loss: Option<Ratio>,
     /// Share of messages that arrived more than once.
     pub duplicates: Option<Ratio>,
@@ -48,3 +65,466 @@ impl Default for Thresholds {
         }
     }
 }
+
+/// How bad it is. The order is the order of badness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// It works, but slowly, with losses or with duplicates.
+    Degraded,
+    /// It does not work.
+    Down,
+}
+
+impl Severity {
+    /// The word used in YAML, JSON, SQL and mails.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Between which two observations something changed: after `after` (absent when nothing was seen before), at the
+/// latest `by`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edge {
+    /// The last observation on the old side.
+    pub after: Option<Timestamp>,
+    /// The first observation on the new side.
+    pub by: Timestamp,
+}
+
+/// The state of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Never observed, or not for a while: neither up nor down.
+    Unknown,
+    /// It works.
+    Up,
+    /// The latest observation was bad; being confirmed.
+    Suspect,
+    /// It works badly.
+    Degraded,
+    /// It does not work.
+    Down,
+}
+
+impl State {
+    /// The word used everywhere.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Suspect => "suspect",
+            Self::Degraded => "degraded",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// Confirmed bad service in progress.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Trouble {
+    /// How bad it is.
+    pub severity: Severity,
+    /// When it began.
+    pub started: Edge,
+    /// What was wrong first.
+    pub reason: Option<Reason>,
+}
+
+/// Observations of one sign in a row.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Run {
+    /// How many; 0 when there is none.
+    pub count: u32,
+    /// The first of them.
+    pub first: Timestamp,
+    /// What the first one showed, for a bad run.
+    #[serde(default)]
+    pub reason: Option<Reason>,
+    /// How many of a good run were slow.
+    #[serde(default)]
+    pub slow: u32,
+}
+
+/// What the detector must remember across a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// The state.
+    pub state: State,
+    /// Since when.
+    pub since: Timestamp,
+    /// The latest observation that is part of this memory.
+    pub as_of: Timestamp,
+    /// Confirmed bad service, if any.
+    #[serde(default)]
+    pub trouble: Option<Trouble>,
+    /// Bad observations in a row.
+    #[serde(default)]
+    pub bad: Run,
+    /// Good observations in a row since the last bad one; counted while in trouble.
+    #[serde(default)]
+    pub good: Run,
+    /// Inconclusive observations in a row.
+    #[serde(default)]
+    pub blind: u32,
+    /// The latest good observation.
+    #[serde(default)]
+    pub last_good: Option<Timestamp>,
+    /// The latest bad observation (in a degraded check: the latest that offended).
+    #[serde(default)]
+    pub last_bad: Option<Timestamp>,
+    /// Whether it is flapping.
+    #[serde(default)]
+    pub flapping: bool,
+    /// Samples before this are not judged again: an outage that is over is no evidence of a degradation.
+    #[serde(default)]
+    pub judged_since: Timestamp,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            state: State::Unknown,
+            since: Timestamp::EPOCH,
+            as_of: Timestamp::EPOCH,
+            trouble: None,
+            bad: Run::default(),
+            good: Run::default(),
+            blind: 0,
+            last_good: None,
+            last_bad: None,
+            flapping: false,
+            judged_since: Timestamp::EPOCH,
+        }
+    }
+}
+
+/// A change that matters to incidents.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// Bad service is confirmed.
+    Began(Trouble),
+    /// Degraded service has become an outage.
+    Worsened {
+        /// What is wrong now.
+        reason: Option<Reason>,
+    },
+    /// The outage is over, but the service is slow.
+    Eased,
+    /// Bad service is over.
+    Ended(Edge),
+    /// It failed again while its recovery was awaited (flapping).
+    Relapsed {
+        /// What is wrong now.
+        reason: Option<Reason>,
+    },
+    /// It has begun to flap, or has stopped.
+    Flapping(bool),
+}
+
+/// How soon the check is to be asked again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As scheduled.
+    Regular,
+    /// To confirm a suspicion or a recovery.
+    Confirm(Duration),
+}
+
+/// One check's detector.
+#[derive(Clone, Debug, Default)]
+pub struct Track {
+    /// What survives a restart.
+    pub memory: Memory,
+    /// The latest samples.
+    pub window: Window,
+}
+
+/// What an observation means for detection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Good,
+    Bad,
+    /// A message that is late already and may still be lost: judged when its fate is known.
+    Open,
+    Blind,
+}
+
+impl Sign {
+    fn of(observation: &Observation) -> Self {
+        let pending = observation.delivery.as_ref().is_some_and(|d| d.fate == Fate::Pending);
+        match observation.outcome {
+            Outcome::Failed => Self::Bad,
+            Outcome::Unknown => Self::Blind,
+            Outcome::Ok | Outcome::Slow if pending => Self::Open,
+            Outcome::Ok | Outcome::Slow => Self::Good,
+        }
+    }
+}
+
+impl Track {
+    /// A detector as it was when `memory` was stored, given the observations stored since (and before, as far back
+    /// as the window reaches), oldest first.
+    pub fn restore<'o>(
+        memory: Memory,
+        thresholds: &Thresholds,
+        recent: impl IntoIterator<Item = &'o Observation>,
+    ) -> Self {
+        let mut track = Self { memory, window: Window::default() };
+        for observation in recent {
+            track.window.push(Sample::of(observation), thresholds.degraded.window);
+            // Observations after `as_of` did not change the stored memory, so only the marks move.
+            if observation.at > track.memory.as_of {
+                match Sign::of(observation) {
+                    Sign::Good => track.memory.last_good = Some(observation.at),
+                    Sign::Bad => track.memory.last_bad = Some(observation.at),
+                    Sign::Open | Sign::Blind => {}
+                }
+                track.memory.as_of = observation.at;
+            }
+        }
+        track
+    }
+
+    /// Takes in one observation; returns what changed, in order. Observations come in the order of their attempts.
+    pub fn observe(&mut self, thresholds: &Thresholds, observation: &Observation) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let at = observation.at;
+        self.window.push(Sample::of(observation), thresholds.degraded.window);
+        self.memory.as_of = self.memory.as_of.max(at);
+        match Sign::of(observation) {
+            Sign::Bad => self.bad(thresholds, at, observation.reason.as_ref(), &mut changes),
+            Sign::Good => self.good(thresholds, at, observation.outcome == Outcome::Slow, &mut changes),
+            Sign::Open => self.judge(thresholds, at, &mut changes),
+            Sign::Blind => self.blind(thresholds, at),
+        }
+        self.flap(at, &mut changes);
+        changes
+    }
+
+    /// Takes in the fate of a message whose observation was `pending` or booked as lost.
+    pub fn correct(&mut self, thresholds: &Thresholds, correction: &Correction) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let at = correction.observed_at;
+        let was = self.window.correct(at, correction.outcome, &correction.delivery);
+        let overtaken = self.memory.last_good.is_some_and(|good| good > at);
+        match (was, correction.outcome) {
+            // Pending has become lost. If a later message got through, it is one loss; else the run goes on.
+            (Some(Outcome::Slow | Outcome::Ok), Outcome::Failed) if !overtaken => {
+                self.bad(thresholds, at, correction.reason.as_ref(), &mut changes);
+            }
+            // Pending has arrived after all.
+            (Some(Outcome::Slow | Outcome::Ok), Outcome::Ok | Outcome::Slow) if !overtaken => {
+                self.good(thresholds, at, true, &mut changes);
+            }
+            // Booked as lost, and arrived: it never was a failure.
+            (Some(Outcome::Failed), Outcome::Ok | Outcome::Slow) => {
+                if self.memory.trouble.is_none() && self.memory.bad.count > 0 && at >= self.memory.bad.first {
+                    self.memory.bad.count -= 1;
+                    if self.memory.bad.count == 0 {
+                        self.memory.bad = Run::default();
+                        self.enter(State::Up, self.memory.as_of);
+                    }
+                }
+                self.judge(thresholds, self.memory.as_of, &mut changes);
+            }
+            _ => self.judge(thresholds, self.memory.as_of, &mut changes),
+        }
+        changes
+    }
+
+    /// How soon the check is to be asked again.
+    pub fn pace(&self, thresholds: &Thresholds) -> Pace {
+        let recovering = self.severity() == Some(Severity::Down) && self.memory.good.count > 0 && !self.memory.flapping;
+        match self.memory.state {
+            State::Suspect => Pace::Confirm(thresholds.confirm_every),
+            State::Down if recovering => Pace::Confirm(thresholds.confirm_every),
+            State::Unknown | State::Up | State::Degraded | State::Down => Pace::Regular,
+        }
+    }
+
+    fn severity(&self) -> Option<Severity> {
+        self.memory.trouble.as_ref().map(|t| t.severity)
+    }
+
+    fn enter(&mut self, state: State, at: Timestamp) {
+        if self.memory.state != state {
+            self.memory.state = state;
+            self.memory.since = at;
+        }
+    }
+
+    fn bad(&mut self, thresholds: &Thresholds, at: Timestamp, reason: Option<&Reason>, changes: &mut Vec<Change>) {
+        let memory = &mut self.memory;
+        let was_good = memory.good.count;
+        memory.blind = 0;
+        memory.good = Run::default();
+        memory.last_bad = Some(memory.last_bad.map_or(at, |last| last.max(at)));
+        if memory.bad.count == 0 {
+            memory.bad = Run { count: 0, first: at, reason: reason.cloned(), slow: 0 };
+        }
+        memory.bad.count = memory.bad.count.saturating_add(1);
+        memory.bad.first = memory.bad.first.min(at);
+        let confirmed = memory.bad.count >= thresholds.failures;
+        match memory.trouble.as_mut() {
+            Some(trouble) if trouble.severity == Severity::Down => {
+                let relapsed = was_good >= thresholds.recoveries && memory.state != State::Down;
+                if memory.state != State::Down {
+                    self.enter(State::Down, at);
+                }
+                if relapsed {
+                    changes.push(Change::Relapsed { reason: reason.cloned() });
+                }
+            }
+            Some(trouble) if confirmed => {
+                trouble.severity = Severity::Down;
+                trouble.reason = memory.bad.reason.clone();
+                self.enter(State::Down, at);
+                let reason = self.memory.bad.reason.clone();
+                changes.push(Change::Worsened { reason });
+            }
+            None if confirmed => {
+                let started =
+                    Edge { after: memory.last_good.filter(|good| *good < memory.bad.first), by: memory.bad.first };
+                let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.clone() };
+                memory.trouble = Some(trouble.clone());
+                self.enter(State::Down, at);
+                changes.push(Change::Began(trouble));
+            }
+            Some(_) | None => self.enter(State::Suspect, at),
+        }
+    }
+
+    fn good(&mut self, thresholds: &Thresholds, at: Timestamp, slow: bool, changes: &mut Vec<Change>) {
+        let memory = &mut self.memory;
+        memory.blind = 0;
+        memory.bad = Run::default();
+        if memory.good.count == 0 {
+            memory.good = Run { count: 0, first: at, reason: None, slow: 0 };
+        }
+        memory.good.count = memory.good.count.saturating_add(1);
+        memory.good.slow += u32::from(slow);
+        memory.last_good = Some(memory.last_good.map_or(at, |last| last.max(at)));
+        match self.severity() {
+            Some(Severity::Down) if self.memory.good.count < thresholds.recoveries => self.enter(State::Down, at),
+            Some(Severity::Down) if self.memory.flapping => self.enter(State::Up, at),
+            Some(Severity::Down) => self.recover(at, changes),
+            Some(Severity::Degraded) => {
+                self.enter(State::Degraded, at);
+                self.judge(thresholds, at, changes);
+            }
+            None => {
+                self.enter(State::Up, at);
+                self.judge(thresholds, at, changes);
+            }
+        }
+    }
+
+    /// An outage is over: `recoveries` good observations have come. When most of them were slow, the service is
+    /// back but degraded.
+    fn recover(&mut self, at: Timestamp, changes: &mut Vec<Change>) {
+        let memory = &mut self.memory;
+        let edge = Edge { after: memory.last_bad, by: memory.good.first };
+        memory.judged_since = memory.good.first;
+        let mostly_slow = memory.good.slow * 2 > memory.good.count;
+        match memory.trouble.as_mut() {
+            Some(trouble) if mostly_slow => {
+                trouble.severity = Severity::Degraded;
+                memory.last_bad = Some(at);
+                self.enter(State::Degraded, at);
+                changes.push(Change::Eased);
+            }
+            _ => {
+                memory.trouble = None;
+                self.enter(State::Up, at);
+                changes.push(Change::Ended(edge));
+            }
+        }
+    }
+
+    fn blind(&mut self, thresholds: &Thresholds, at: Timestamp) {
+        self.memory.blind = self.memory.blind.saturating_add(1);
+        if self.memory.blind >= thresholds.failures {
+            self.enter(State::Unknown, at);
+        }
+    }
+
+    /// Enters or leaves `degraded` by what the window shows. Never while an outage is confirmed or suspected: those
+    /// have their own verdict, and telling of one trouble twice is noise.
+    fn judge(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
+        if self.severity() == Some(Severity::Down) || self.memory.bad.count > 0 {
+            return;
+        }
+        let verdict = self.window.judge(&thresholds.degraded, self.memory.judged_since);
+        match (verdict, self.memory.trouble.as_ref()) {
+            (Some(offence), None) => {
+                let trouble =
+                    Trouble { severity: Severity::Degraded, started: offence.started, reason: Some(offence.reason) };
+                self.memory.last_bad = Some(offence.last);
+                self.memory.trouble = Some(trouble.clone());
+                self.enter(State::Degraded, at);
+                changes.push(Change::Began(trouble));
+            }
+            (Some(offence), Some(_)) => self.memory.last_bad = Some(offence.last),
+            (None, Some(_)) => {
+                let Some(edge) = self.window.healed(&thresholds.degraded, self.memory.judged_since) else { return };
+                self.memory.trouble = None;
+                self.memory.judged_since = edge.by;
+                self.enter(State::Up, at);
+                changes.push(Change::Ended(edge));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn flap(&mut self, at: Timestamp, changes: &mut Vec<Change>) {
+        let flapping = flapping::judge(self.memory.flapping, self.window.signs());
+        if flapping == self.memory.flapping {
+            return;
+        }
+        self.memory.flapping = flapping;
+        if self.memory.trouble.is_some() {
+            changes.push(Change::Flapping(flapping));
+        }
+        // A recovery that flapping held back is told once it has stopped.
+        if !flapping && self.severity() == Some(Severity::Down) && self.memory.state == State::Up {
+            self.recover(at, changes);
+        }
+    }
+
+    /// What must be stored: everything but the marks that [`Track::restore`] finds again in the observations.
+    pub fn durable(&self) -> Memory {
+        let in_trouble = self.memory.trouble.is_some() || self.memory.bad.count > 0;
+        let mut memory = self.memory.clone();
+        if !in_trouble {
+            memory.last_good = None;
+            memory.last_bad = None;
+            memory.as_of = Timestamp::EPOCH;
+            memory.good = Run::default();
+        } else if memory.trouble.as_ref().is_some_and(|t| t.severity == Severity::Degraded) && memory.bad.count == 0 {
+            memory.last_good = None;
+            memory.as_of = Timestamp::EPOCH;
+            memory.good = Run::default();
+        }
+        memory
+    }
+}
+
+/// Whether an observation is a booked loss.
+pub(crate) fn is_loss(observation: &Observation) -> bool {
+    observation.reason.as_ref().is_some_and(|r| r.kind == Kind::Lost)
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,40 +3,19 @@
 //! An outage begins somewhere between the last good observation and the first bad one, and ends between the last
 //! bad and the first good. Both ends are kept as such; no time of confirmation ever stands in for them.
 
+pub mod lifecycle;
+pub mod told;
+
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::told::{Fired, Told, ToldChannel};
+pub use crate::detect::{Edge, Severity};
 use crate::{
     observation::Reason,
     value::{CheckName, Labels, Name, Timestamp},
 };
-
-/// How bad it is. The order is the order of badness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// It works, but slowly, with losses or with duplicates.
-    Degraded,
-    /// It does not work.
-    Down,
-}
-
-impl Severity {
-    /// The word used in YAML, JSON, SQL and mails.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Degraded => "degraded",
-            Self::Down => "down",
-        }
-    }
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// The number of an incident, unique within one database, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,16 +26,6 @@ impl fmt::Display for IncidentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
     }
-}
-
-/// Between which two observations something changed: after `after` (absent when nothing was seen before), at the
-/// latest `by`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Edge {
-    /// The last observation on the old side.
-    pub after: Option<Timestamp>,
-    /// The first observation on the new side.
-    pub by: Timestamp,
 }
 
 /// One check's part in an incident.
@@ -121,7 +90,7 @@ pub struct Incident {
     pub acknowledged: Option<Acknowledgement>,
     /// Whom it was told, and what is still to be told: see `alert`.
     #[serde(default)]
-    pub told: crate::alert::Told,
+    pub told: Told,
 }
 
 impl Incident {

@@ -11,7 +11,7 @@
 pub mod dns;
 pub mod http;
 mod matcher;
-mod mqtt;
+pub mod mqtt;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;

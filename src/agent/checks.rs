@@ -1,0 +1,181 @@
+//! One task per check: sleep until due, ask, tell the core, look after what is outstanding.
+//!
+//! A check never overlaps itself, because its task does one thing at a time; it never delays another, because each
+//! has its own; and all of them together never run more than [`ATTEMPTS_MAX`] attempts at once.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use super::heart::{self, Job, Reply};
+use crate::{
+    check::{Check, Context},
+    clock,
+    decide::Event,
+    detect::Pace,
+    protocol::Net,
+    schedule::Schedule,
+    telemetry::Telemetry,
+    value::Timestamp,
+};
+
+/// Most attempts at one time. Each holds one or two descriptors, and the usual limit of a process is 1,024.
+pub(crate) const ATTEMPTS_MAX: usize = 400;
+
+/// How long beyond its own deadline an attempt may run before it is cut off. It should never come to that: every
+/// kind of check ends by itself.
+const DEADLINE_SLACK: Duration = Duration::from_secs(2);
+
+/// Longest wait for the core to say how soon to ask again; beyond it the check goes on as scheduled.
+const PACE_MAX: Duration = Duration::from_secs(2);
+
+/// Pause after a bug in a check's own task, so that it is no tight loop.
+const BUG_PAUSE: Duration = Duration::from_secs(10);
+
+/// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
+const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
+
+/// The permits that all attempts of a process share.
+pub(crate) fn permits() -> Arc<Semaphore> {
+    static PERMITS: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
+    PERMITS.get_or_init(|| Arc::new(Semaphore::new(ATTEMPTS_MAX))).clone()
+}
+
+/// When a check is due: on the wall clock, and for a fixed interval also on the monotonic one, which no step of the
+/// wall clock moves.
+#[derive(Clone, Copy)]
+struct Due {
+    at: Timestamp,
+    instant: Instant,
+}
+
+impl Due {
+    fn new(at: Timestamp) -> Self {
+        Self { at, instant: clock::instant() + at.since(clock::now()) }
+    }
+}
+
+/// What a check's task works with.
+pub(crate) struct Runner {
+    pub(crate) check: Arc<Check>,
+    pub(crate) net: Arc<Net>,
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) telemetry: Arc<Telemetry>,
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+impl Runner {
+    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet.
+    pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
+        let mut due = Due::new(first);
+        loop {
+            let step = AssertUnwindSafe(self.step(due)).catch_unwind();
+            let result = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                result = step => result,
+            };
+            match result {
+                Ok(Some(next)) => due = next,
+                Ok(None) => {
+                    tracing::warn!(check = %self.check.name, "is never due again");
+                    return;
+                }
+                Err(_) => {
+                    tracing::error!(check = %self.check.name, "a bug in bongsu stopped this check; it goes on in a moment");
+                    due = Due { at: clock::now() + BUG_PAUSE, instant: clock::instant() + BUG_PAUSE };
+                }
+            }
+        }
+    }
+
+    /// One attempt with what belongs to it; returns when the next is due.
+    async fn step(&self, due: Due) -> Option<Due> {
+        self.look_after(due).await;
+        let Ok(_permit) = self.permits.acquire().await else { return None };
+        let (now, begun) = (clock::now(), clock::instant());
+        self.telemetry.late(begun.saturating_duration_since(due.instant));
+        let regular = self.check.schedule.next(&self.check.name, now.max(due.at));
+        let context = Context {
+            net: self.net.clone(),
+            at: now,
+            settings: self.check.settings.clone(),
+            explain: false,
+            wait_max: regular.map(|at| at.since(now)),
+        };
+        let limit = self.check.ask.deadline(&self.check.settings) + DEADLINE_SLACK;
+        let answer = tokio::time::timeout(limit, self.check.ask.attempt(context)).await;
+        let Ok(answer) = answer else {
+            tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
+            return regular.map(Due::new);
+        };
+        let observation = answer.observation;
+        self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
+        let event = Event::Observed { check: self.check.name.clone(), observation };
+        let pace = self.tell(event).await;
+        let regular = || self.check.schedule.next(&self.check.name, clock::now().max(due.at)).map(Due::new);
+        match pace {
+            Pace::Confirm(every) => Some(Due { at: now + every, instant: begun + every }),
+            Pace::Regular => regular(),
+        }
+    }
+
+    async fn tell(&self, event: Event) -> Pace {
+        let asked = heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) });
+        match tokio::time::timeout(PACE_MAX, asked).await {
+            Ok(Ok(Reply::Pace(pace))) => pace,
+            // The core is busy or the disk is slow: the event is in its queue, the answer is not worth waiting for.
+            Ok(Ok(_)) | Err(_) => Pace::Regular,
+            Ok(Err(error)) => {
+                tracing::warn!(check = %self.check.name, %error, "an observation is not stored");
+                Pace::Regular
+            }
+        }
+    }
+
+    /// Sleeps until the check is due; meanwhile tells what comes to light about earlier attempts. A correction that
+    /// makes the check suspect brings the next attempt forward.
+    async fn look_after(&self, due: Due) {
+        let mut due = due;
+        let mut outstanding = true;
+        loop {
+            let sleep = self.sleep(due);
+            if !outstanding {
+                return sleep.await;
+            }
+            tokio::select! {
+                () = sleep => return,
+                correction = self.check.ask.afterwards() => match correction {
+                    Some(correction) => {
+                        let event = Event::Corrected { check: self.check.name.clone(), correction };
+                        if let Pace::Confirm(every) = self.tell(event).await {
+                            let sooner = clock::instant() + every;
+                            if sooner < due.instant {
+                                due = Due { at: clock::now() + every, instant: sooner };
+                            }
+                        }
+                    }
+                    None => outstanding = false,
+                },
+            }
+        }
+    }
+
+    async fn sleep(&self, due: Due) {
+        match self.check.schedule {
+            Schedule::Every(_) => tokio::time::sleep_until(due.instant.into()).await,
+            Schedule::Cron(_) => loop {
+                let left = due.at.since(clock::now());
+                if left.is_zero() {
+                    return;
+                }
+                tokio::time::sleep(left.min(CRON_SLEEP_MAX)).await;
+            },
+        }
+    }
+}

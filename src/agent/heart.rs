@@ -1,0 +1,388 @@
+//! The thread on which the core decides and the store writes.
+//!
+//! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
+//! and writes all commits in one transaction; only then it answers, and shows the messages to the channels. When the
+//! store cannot write, nothing is answered and nothing is sent: the group is tried again until it is written.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{AgentError, board::Board};
+use crate::{
+    clock,
+    decide::{Commit, Core, Event, Known, Past, Plan, Refused},
+    detect::Pace,
+    store::{Keep, StoreError, Watched, Writer},
+    telemetry::{Queue, Telemetry},
+    value::{CheckName, Timestamp},
+    web::control::{CheckStatus, LastSeen},
+};
+
+/// Most jobs waiting; beyond it those who have something to tell wait, so memory is bounded when the disk hangs.
+pub(crate) const JOBS_MAX: usize = 8_192;
+
+/// Most jobs of one transaction: large enough that a busy minute costs few fsyncs, small enough that an alert waits
+/// for milliseconds.
+const GROUP_MAX: usize = 512;
+
+/// Pause between tries to write a group.
+const WRITE_RETRY: Duration = Duration::from_secs(1);
+
+/// Something for the core or the store.
+pub(crate) enum Job {
+    /// An event, with whom to tell its result once it is committed.
+    Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
+    /// A new plan.
+    Reconfigure { setup: Setup, reply: oneshot::Sender<Reply> },
+    /// How all checks stand.
+    Status { reply: oneshot::Sender<Reply> },
+    /// Time for the store's upkeep.
+    Maintain,
+}
+
+/// What a configuration is for the core and the store.
+pub(crate) struct Setup {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) watched: Vec<Watched>,
+    pub(crate) renames: Vec<(CheckName, CheckName)>,
+    pub(crate) keep: Keep,
+}
+
+impl Job {
+    /// An event whose result nobody waits for.
+    pub(crate) fn quiet(event: Event) -> Self {
+        Self::Event { event, reply: None }
+    }
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// It is committed; the check it was about is to be asked again so soon.
+    Pace(Pace),
+    /// It is committed.
+    Done,
+    /// A person's wish was refused.
+    Refused(Refused),
+    /// How all checks stand.
+    Status(Vec<CheckStatus>),
+}
+
+/// The core does not answer any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the core has stopped")]
+pub struct HeartError;
+
+/// Sends a job and waits for its reply.
+pub(crate) async fn ask(
+    jobs: &mpsc::Sender<Job>,
+    job: impl FnOnce(oneshot::Sender<Reply>) -> Job,
+) -> Result<Reply, HeartError> {
+    let (reply, answer) = oneshot::channel();
+    jobs.send(job(reply)).await.map_err(|_| HeartError)?;
+    answer.await.map_err(|_| HeartError)
+}
+
+/// The running thread, from outside.
+pub(crate) struct Heart {
+    pub(crate) jobs: mpsc::Sender<Job>,
+    pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
+    stop: Arc<AtomicBool>,
+    end: oneshot::Receiver<String>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Heart {
+    /// Opens the store, restores the core and starts the thread.
+    pub(crate) async fn start(
+        path: PathBuf,
+        setup: Setup,
+        board: Arc<Board>,
+        telemetry: Arc<Telemetry>,
+    ) -> Result<Self, AgentError> {
+        let (jobs, queue) = mpsc::channel(JOBS_MAX);
+        let (timeout, next_timeout) = watch::channel(None);
+        let (opened, open_result) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::Builder::new()
+            .name("core".into())
+            .spawn(move || {
+                let beating = match Beating::open(&path, setup, board, telemetry, timeout) {
+                    Ok(beating) => {
+                        let _ = opened.send(Ok(()));
+                        beating
+                    }
+                    Err(error) => {
+                        let _ = opened.send(Err(error));
+                        return;
+                    }
+                };
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| beating.run(queue, &stopped)));
+                let _ = ended.send(match result {
+                    Ok(Ok(())) => "it was told to stop".into(),
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "a bug in the core; what was committed is safe".into(),
+                });
+            })
+            .map_err(|e| AgentError::Heart(e.to_string()))?;
+        open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
+        Ok(Self { jobs, next_timeout, stop, end, thread: Some(thread) })
+    }
+
+    /// Resolves when the thread has ended unasked, with why.
+    pub(crate) async fn ended(&mut self) -> String {
+        (&mut self.end).await.unwrap_or_else(|_| "its thread is gone".into())
+    }
+
+    /// Lets the thread write what is in its queue and end; gives up after `max`.
+    pub(crate) async fn stop(mut self, max: Duration) {
+        self.stop.store(true, Ordering::Release);
+        // A last job wakes the thread; should the queue be full, it is awake anyway.
+        let _ = self.jobs.try_send(Job::quiet(Event::Tick));
+        if tokio::time::timeout(max, &mut self.end).await.is_err() {
+            tracing::error!("the store did not finish writing in time; what was not committed is lost");
+            return;
+        }
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What lives on the thread.
+struct Beating {
+    core: Core,
+    writer: Writer,
+    setup: Setup,
+    last: HashMap<CheckName, LastSeen>,
+    board: Arc<Board>,
+    telemetry: Arc<Telemetry>,
+    timeout: watch::Sender<Option<Timestamp>>,
+}
+
+type Answer = (Option<oneshot::Sender<Reply>>, Answering);
+
+/// What a reply will be, once the group is committed.
+enum Answering {
+    Pace(CheckName),
+    Done,
+    Refused(Refused),
+}
+
+impl Beating {
+    fn open(
+        path: &std::path::Path,
+        setup: Setup,
+        board: Arc<Board>,
+        telemetry: Arc<Telemetry>,
+        timeout: watch::Sender<Option<Timestamp>>,
+    ) -> Result<Self, StoreError> {
+        let now = clock::now();
+        let mut writer = Writer::open(path, now)?;
+        rename(&mut writer, &setup.renames)?;
+        let past = restore(&mut writer, &setup, now)?;
+        board.publish(&past.messages);
+        let last = past
+            .checks
+            .iter()
+            .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
+            .collect();
+        let core = Core::new(setup.plan.clone(), past, clock::random_seed());
+        Ok(Self { core, writer, setup, last, board, telemetry, timeout })
+    }
+
+    fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
+        // Members of open incidents that left the configuration while the agent was not running.
+        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
+        self.write(&[commit], stop)?;
+        // Steps that fell due meanwhile.
+        self.group(vec![Job::quiet(Event::Tick)], stop)?;
+        while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
+            let Some(first) = queue.blocking_recv() else { break };
+            let mut jobs = vec![first];
+            while jobs.len() < GROUP_MAX
+                && let Ok(job) = queue.try_recv()
+            {
+                jobs.push(job);
+            }
+            self.telemetry.queue(Queue::Events, queue.len());
+            self.group(jobs, stop)?;
+        }
+        Ok(())
+    }
+
+    /// Decides a group of jobs, writes it, answers.
+    fn group(&mut self, jobs: Vec<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
+        let mut commits = Vec::with_capacity(jobs.len());
+        let mut answers: Vec<Answer> = Vec::with_capacity(jobs.len());
+        let mut maintain = false;
+        for job in jobs {
+            let now = clock::now();
+            match job {
+                Job::Event { event, reply } => {
+                    let about = match &event {
+                        Event::Observed { check, .. } | Event::Corrected { check, .. } => Some(check.clone()),
+                        _ => None,
+                    };
+                    match self.core.handle(now, event) {
+                        Ok(commit) => {
+                            commits.push(commit);
+                            answers.push((reply, about.map_or(Answering::Done, Answering::Pace)));
+                        }
+                        Err(refused) => answers.push((reply, Answering::Refused(refused))),
+                    }
+                }
+                Job::Reconfigure { setup, reply } => {
+                    // What was decided under the old plan is written first: renaming works on rows.
+                    self.write(&commits, stop)?;
+                    commits = vec![self.reconfigure(now, setup)?];
+                    answers.push((Some(reply), Answering::Done));
+                }
+                Job::Status { reply } => {
+                    let _ = reply.send(Reply::Status(self.status()));
+                }
+                Job::Maintain => maintain = true,
+            }
+        }
+        self.write(&commits, stop)?;
+        for (reply, answering) in answers {
+            let Some(reply) = reply else { continue };
+            let _ = reply.send(match answering {
+                Answering::Pace(check) => Reply::Pace(self.core.pace(&check)),
+                Answering::Done => Reply::Done,
+                Answering::Refused(refused) => Reply::Refused(refused),
+            });
+        }
+        if maintain {
+            self.maintain();
+        }
+        Ok(())
+    }
+
+    /// Writes commits, again and again until it works; then shows what they hold.
+    fn write(&mut self, commits: &[Commit], stop: &AtomicBool) -> Result<(), StoreError> {
+        let events = commits.iter().filter(|c| !c.is_empty()).count();
+        if events > 0 {
+            let begun = clock::instant();
+            let mut failed = false;
+            while let Err(error) = self.writer.commit(commits) {
+                if is_final(&error) || stop.load(Ordering::Acquire) {
+                    return Err(error);
+                }
+                tracing::error!(%error, "the store does not write; trying again");
+                failed = true;
+                thread::sleep(WRITE_RETRY);
+            }
+            if failed {
+                tracing::warn!("the store writes again");
+            }
+            self.telemetry.committed(events, clock::instant().saturating_duration_since(begun));
+        }
+        self.publish(commits, events);
+        Ok(())
+    }
+
+    fn publish(&mut self, commits: &[Commit], events: usize) {
+        for commit in commits {
+            if let Some((check, observation)) = &commit.observation {
+                self.last.insert(check.clone(), last_seen(observation));
+            }
+            for line in &commit.timeline {
+                tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
+            }
+        }
+        self.board.publish(commits.iter().flat_map(|c| &c.messages));
+        if events > 0 {
+            let (depth, oldest) = self.board.depth();
+            self.telemetry.outbox(depth, oldest);
+        }
+        let next = self.core.next_timeout();
+        self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
+    }
+
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
+        rename(&mut self.writer, &setup.renames)?;
+        let past = restore(&mut self.writer, &setup, now)?;
+        self.setup = setup;
+        self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
+        Ok(self.core.reconfigure(now, self.setup.plan.clone(), past.checks))
+    }
+
+    fn status(&self) -> Vec<CheckStatus> {
+        let stand = |name: &CheckName| {
+            let (state, since, flapping) = self.core.state(name)?;
+            Some(CheckStatus {
+                check: name.clone(),
+                state: state.as_str().into(),
+                since: (since > Timestamp::EPOCH).then_some(since),
+                flapping,
+                last: self.last.get(name).cloned(),
+            })
+        };
+        self.core.plan().checks.keys().filter_map(stand).collect()
+    }
+
+    fn maintain(&mut self) {
+        match self.writer.maintain(clock::now(), &self.setup.keep) {
+            Ok(done) => tracing::debug!(?done, "upkeep of the store"),
+            Err(error) => tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute"),
+        }
+    }
+}
+
+fn last_seen(observation: &crate::observation::Observation) -> LastSeen {
+    LastSeen {
+        at: observation.at,
+        outcome: observation.outcome,
+        latency_ms: crate::observation::to_ms(observation.latency()),
+        reason: observation.reason.clone(),
+    }
+}
+
+fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> Result<(), StoreError> {
+    for (from, to) in renames {
+        let renamed = writer.rename(from, to)?;
+        tracing::debug!(%from, %to, ?renamed, "history of a renamed check");
+    }
+    Ok(())
+}
+
+/// What the core goes on from.
+fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, StoreError> {
+    let restored = writer.restore(now, &setup.watched)?;
+    let mut checks: HashMap<CheckName, Known> = HashMap::new();
+    for (name, state) in restored.states {
+        match serde_json::from_value(state.memory) {
+            Ok(memory) => checks.entry(name).or_default().0 = Some(memory),
+            Err(error) => tracing::error!(check = %name, %error, "its stored state is not understood; it starts anew"),
+        }
+    }
+    for (name, observations) in restored.recent {
+        checks.entry(name).or_default().1 = observations;
+    }
+    Ok(Past {
+        instance: writer.instance().to_owned(),
+        checks,
+        incidents: restored.incidents,
+        messages: restored.messages,
+        next_incident: restored.next_incident.0,
+        next_message: restored.next_message.0,
+    })
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &StoreError) -> bool {
+    matches!(error, StoreError::Damaged { .. } | StoreError::Inconsistent { .. } | StoreError::NotOurs { .. })
+}

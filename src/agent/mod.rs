@@ -1,0 +1,383 @@
+//! The daemon: the one place that starts threads and tasks, and that ends them.
+//!
+//! ```text
+//!   a task per check ──events──▶ the core's thread ──commit──▶ SQLite
+//!      (checks.rs)  ◀──pace────    (heart.rs)     ──after it──▶ board ──▶ a task per channel
+//! ```
+//!
+//! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
+//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels.
+
+mod board;
+mod checks;
+mod control;
+mod heart;
+mod service;
+mod trial;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+
+use self::{
+    board::Board,
+    checks::Runner,
+    heart::{Heart, Job, Setup},
+};
+pub use self::{heart::HeartError, trial::try_channel};
+use crate::{
+    alert::ChannelPlan,
+    clock,
+    config::Config,
+    decide::{CheckPlan, Event, Plan},
+    notify,
+    protocol::{Net, wire::NetOptions},
+    store::{self, Keep, Watched},
+    telemetry::Telemetry,
+    value::{CheckName, Name, Timestamp},
+    web::control::Reloaded,
+};
+
+/// Longest time from the wish to stop to the end of the process; what is in flight then is abandoned (its rows are
+/// written, so it is taken up at the next start).
+pub const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// How often the store is given time for roll-ups and deletions.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// Longest sleep of the clock task: a step of the wall clock is noticed within this.
+const TICK_MAX: Duration = Duration::from_secs(30);
+
+/// Why the daemon could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The store cannot be opened, or is damaged.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// The network cannot be set up.
+    #[error("cannot set up the network: {0}")]
+    Net(String),
+    /// The control socket cannot be opened.
+    #[error("cannot open the control socket: {0}")]
+    Socket(std::io::Error),
+    /// The core's thread is gone.
+    #[error("the core has stopped: {0}")]
+    Heart(String),
+}
+
+/// Loads the configuration anew, for a reload; the text is what its mistakes are told as.
+pub type Loader = Arc<dyn Fn() -> Result<Config, String> + Send + Sync>;
+
+/// A running agent, as its parts share it.
+pub(crate) struct Shared {
+    version: &'static str,
+    started_at: Timestamp,
+    config_path: PathBuf,
+    vantage: Name,
+    jobs: tokio::sync::mpsc::Sender<Job>,
+    board: Arc<Board>,
+    telemetry: Arc<Telemetry>,
+    stop: watch::Sender<bool>,
+    loader: Loader,
+    reload_error: Mutex<Option<String>>,
+    running: tokio::sync::Mutex<Running>,
+}
+
+/// What a reload replaces.
+struct Running {
+    config: Arc<Config>,
+    net: Arc<Net>,
+    checks: HashMap<CheckName, Task>,
+    channels: BTreeMap<Name, Task>,
+}
+
+/// A task that can be asked to end.
+struct Task {
+    fingerprint: String,
+    stop: watch::Sender<bool>,
+    handle: JoinHandle<()>,
+}
+
+impl Task {
+    async fn end(self) {
+        self.stop.send_replace(true);
+        if tokio::time::timeout(STOP_MAX, self.handle).await.is_err() {
+            tracing::warn!("a task did not end in time and was abandoned");
+        }
+    }
+}
+
+/// Runs the daemon until `stop` resolves, or it cannot go on. `reload` resolves each time a reload is wanted.
+///
+/// # Errors
+/// When the store, the network or the control socket cannot be set up, or the core's thread ends unasked.
+pub async fn run(
+    config: Config,
+    loader: Loader,
+    mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let (shared, mut heart) = start(config, loader).await?;
+    let listener = {
+        let running = shared.running.lock().await;
+        crate::web::control::listen(&running.config.agent.socket).await.map_err(AgentError::Socket)?
+    };
+    let router = crate::web::control::router(shared.clone());
+    let mut stopped = shared.stop.subscribe();
+    let server = tokio::spawn(async move {
+        let wait = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(wait).await {
+            tracing::error!(%error, "the control socket is gone");
+        }
+    });
+    let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
+    service::ready();
+    let result = {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break Ok(()),
+                error = heart.ended() => break Err(AgentError::Heart(error)),
+                () = reload() => {
+                    service::reloading();
+                    // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
+                    let _ = shared.reload().await;
+                    service::ready();
+                }
+            }
+        }
+    };
+    service::stopping();
+    shared.shut_down().await;
+    clock.abort();
+    heart.stop(STOP_MAX).await;
+    let socket = shared.running.lock().await.config.agent.socket.clone();
+    let _ = tokio::time::timeout(STOP_MAX, server).await;
+    let _ = std::fs::remove_file(socket);
+    result
+}
+
+async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), AgentError> {
+    let now = clock::now();
+    let net = network(&config)?;
+    let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
+    let board = Arc::new(Board::default());
+    let heart = Heart::start(config.store.path.clone(), setup(&config, now), board.clone(), telemetry.clone()).await?;
+    let shared = Arc::new(Shared {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: now,
+        config_path: config.path.clone(),
+        vantage: config.agent.name.clone(),
+        jobs: heart.jobs.clone(),
+        board,
+        telemetry,
+        stop: watch::Sender::new(false),
+        loader,
+        reload_error: Mutex::new(None),
+        running: tokio::sync::Mutex::new(Running {
+            config: Arc::new(config),
+            net,
+            checks: HashMap::new(),
+            channels: BTreeMap::new(),
+        }),
+    });
+    {
+        let mut running = shared.running.lock().await;
+        shared.start_channels(&mut running);
+        shared.start_checks(&mut running);
+        let (checks, channels) = (running.checks.len(), running.channels.len());
+        tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
+    }
+    Ok((shared, heart))
+}
+
+fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
+    let options = NetOptions { nameservers: config.agent.nameservers.clone(), masker: config.masker.clone() };
+    Net::new(options).map_err(AgentError::Net)
+}
+
+fn setup(config: &Config, now: Timestamp) -> Setup {
+    let watched = |c: &Arc<crate::check::Check>| Watched {
+        check: c.name.clone(),
+        window: c.thresholds.degraded.window,
+        interval: c.schedule.interval(now),
+    };
+    Setup {
+        plan: Arc::new(plan_of(config)),
+        watched: config.checks.iter().map(watched).collect(),
+        renames: config.checks.iter().filter_map(|c| Some((c.formerly.clone()?, c.name.clone()))).collect(),
+        keep: Keep { raw: config.store.keep_raw, daily: config.store.keep_daily },
+    }
+}
+
+/// What the core must know of a configuration.
+pub fn plan_of(config: &Config) -> Plan {
+    let check = |c: &Arc<crate::check::Check>| {
+        let plan = CheckPlan {
+            title: c.title.clone(),
+            labels: c.labels.clone(),
+            thresholds: c.thresholds.clone(),
+            depends_on: c.depends_on.clone(),
+        };
+        (c.name.clone(), plan)
+    };
+    Plan {
+        vantage: config.agent.name.clone(),
+        checks: config.checks.iter().map(check).collect(),
+        routes: config.routes.clone(),
+        channels: config
+            .channels
+            .iter()
+            .map(|(name, c)| (name.clone(), ChannelPlan { fallback: c.fallback.clone() }))
+            .collect(),
+    }
+}
+
+/// Gives the core the time when routes and steps ask for it, and the store time for its upkeep.
+async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>) {
+    let mut maintained = clock::instant();
+    loop {
+        let due = *next.borrow_and_update();
+        let wait = due.map_or(TICK_MAX, |at| at.since(clock::now())).min(TICK_MAX);
+        tokio::select! {
+            changed = next.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait + Duration::from_millis(1)) => {
+                if due.is_some_and(|at| at <= clock::now()) && shared.jobs.send(Job::quiet(Event::Tick)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        if clock::instant().saturating_duration_since(maintained) >= MAINTAIN_EVERY {
+            maintained = clock::instant();
+            if shared.jobs.send(Job::Maintain).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn start_channels(&self, running: &mut Running) {
+        for (name, configured) in &running.config.channels {
+            let (stop, mut stopped) = watch::channel(false);
+            let queue = board::Line::new(name.clone(), self.board.clone(), self.jobs.clone(), self.telemetry.clone());
+            let (channel, net, task_name) = (configured.channel.clone(), running.net.clone(), name.clone());
+            let handle = tokio::spawn(async move {
+                let wait = async move {
+                    let _ = stopped.wait_for(|stop| *stop).await;
+                };
+                notify::worker::run(task_name, channel, net, queue, wait).await;
+            });
+            running.channels.insert(name.clone(), Task { fingerprint: String::new(), stop, handle });
+        }
+    }
+
+    /// Starts the tasks of all checks that have none.
+    fn start_checks(&self, running: &mut Running) {
+        let (now, all) = (clock::now(), running.config.checks.len());
+        let permits = checks::permits();
+        for check in &running.config.checks {
+            if running.checks.contains_key(&check.name) {
+                continue;
+            }
+            let Some(first) = check.schedule.first(&check.name, now, all) else {
+                tracing::warn!(check = %check.name, "is never due");
+                continue;
+            };
+            let (stop, stopped) = watch::channel(false);
+            let runner = Runner {
+                check: check.clone(),
+                net: running.net.clone(),
+                jobs: self.jobs.clone(),
+                telemetry: self.telemetry.clone(),
+                permits: permits.clone(),
+            };
+            let handle = tokio::spawn(runner.run(first, stopped));
+            running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
+        }
+    }
+
+    /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
+    /// with mistakes changes nothing.
+    pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
+        let mut running = self.running.lock().await;
+        let loader = self.loader.clone();
+        let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);
+        let result = match loaded {
+            Ok(config) => self.put_in_force(&mut running, config).await,
+            Err(mistakes) => Err(mistakes),
+        };
+        self.telemetry.reloaded(result.is_ok(), clock::now());
+        match &result {
+            Ok(counts) => tracing::info!(?counts, "configuration reloaded"),
+            Err(mistakes) => tracing::error!("the new configuration is not used; the old one stays:\n{mistakes}"),
+        }
+        let mut error = self.reload_error.lock().unwrap_or_else(PoisonError::into_inner);
+        *error = result.as_ref().err().cloned();
+        result
+    }
+
+    async fn put_in_force(&self, running: &mut Running, config: Config) -> Result<Reloaded, String> {
+        let old = running.config.clone();
+        if config.store.path != old.store.path
+            || config.agent.socket != old.agent.socket
+            || config.agent.name != old.agent.name
+        {
+            return Err(
+                "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
+            );
+        }
+        let net = network(&config).map_err(|e| e.to_string())?;
+        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
+        let mut counts = Reloaded::default();
+        let mut ending = Vec::new();
+        running.checks.retain(|_, task| !task.handle.is_finished());
+        let names: Vec<CheckName> = running.checks.keys().cloned().collect();
+        for name in names {
+            match new.get(&name) {
+                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| t.fingerprint == *fingerprint) => {
+                    counts.kept += 1;
+                    continue;
+                }
+                Some(_) => counts.changed += 1,
+                None => counts.removed += 1,
+            }
+            ending.extend(running.checks.remove(&name));
+        }
+        counts.added = config.checks.len() - counts.kept - counts.changed;
+        for task in ending {
+            task.end().await;
+        }
+        for (_, task) in std::mem::take(&mut running.channels) {
+            task.end().await;
+        }
+        let setup = setup(&config, clock::now());
+        heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
+            .await
+            .map_err(|e: HeartError| e.to_string())?;
+        running.config = Arc::new(config);
+        running.net = net;
+        self.start_channels(running);
+        self.start_checks(running);
+        Ok(counts)
+    }
+
+    async fn shut_down(&self) {
+        self.stop.send_replace(true);
+        let mut running = self.running.lock().await;
+        let checks: Vec<Task> = running.checks.drain().map(|(_, t)| t).collect();
+        let channels: Vec<Task> = std::mem::take(&mut running.channels).into_values().collect();
+        for task in checks.iter().chain(&channels) {
+            task.stop.send_replace(true);
+        }
+        let all = futures_util::future::join_all(checks.into_iter().chain(channels).map(Task::end));
+        let _ = tokio::time::timeout(STOP_MAX, all).await;
+    }
+}

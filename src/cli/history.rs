@@ -1,0 +1,117 @@
+//! What commands read of the past: the store beside the daemon, or the store alone when no daemon runs.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Context, Failure,
+    control::{Client, Trouble},
+    render::status::not_running,
+};
+use crate::{
+    alert::Message,
+    config::{self, OsEnvironment},
+    incident::{Incident, IncidentId},
+    store::{IncidentQuery, IncidentRecord, OutboxCounts, Reader, StoreError},
+    value::{Name, Timestamp},
+    web::control::{CheckStatus, StatusReport},
+};
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// The store, and the daemon's own report if there is a daemon.
+pub struct History {
+    reader: Reader,
+    report: Option<StatusReport>,
+}
+
+/// Opens the store and asks the daemon how it stands.
+pub async fn open(cx: &Context) -> Result<History, Failure> {
+    let places = cx.places()?;
+    let report = match Client::connect(&places.agent.socket).await {
+        Ok(daemon) => Some(daemon.status().await?),
+        Err(Trouble::NotRunning(_)) => None,
+        Err(trouble) => return Err(trouble.into()),
+    };
+    let reader = match (Reader::open(&places.store.path), &report) {
+        (Ok(reader), _) => reader,
+        (Err(StoreError::Missing { path }), None) => {
+            let text = "the daemon is not running and there is no database at";
+            return Err(Failure::failed(format!("{text} {}; start it with `bongsu run`", path.display())));
+        }
+        (Err(error), _) => return Err(error.into()),
+    };
+    Ok(History { reader, report })
+}
+
+impl History {
+    /// Whether a daemon runs.
+    pub fn daemon(&self) -> bool {
+        self.report.is_some()
+    }
+
+    /// How the daemon stands, if there is one.
+    pub fn report(&self) -> Option<&StatusReport> {
+        self.report.as_ref()
+    }
+
+    /// Says on standard error that nobody looks, if so, and how old the facts are.
+    pub fn say_if_alone(&self, cx: &mut Context) -> Result<(), Failure> {
+        if self.report.is_none() {
+            cx.out.note(&not_running(self.last_observed()?));
+        }
+        Ok(())
+    }
+
+    /// When anything was last observed.
+    pub fn last_observed(&self) -> Result<Option<Timestamp>, Failure> {
+        Ok(self.reader.checks()?.into_iter().filter_map(|c| c.last).map(|o| o.at).max())
+    }
+
+    /// How the checks stood when they were last observed. Checks that are not configured any more are left out as
+    /// far as the configuration can be read.
+    pub fn checks(&self, cx: &Context) -> Result<Vec<CheckStatus>, Failure> {
+        let configured: Option<BTreeSet<_>> = config::load(&cx.config_path(), &OsEnvironment)
+            .ok()
+            .map(|config| config.checks.iter().map(|c| c.name.clone()).collect());
+        let known = self.reader.checks()?.into_iter();
+        let wanted = known.filter(|c| configured.as_ref().is_none_or(|names| names.contains(&c.check)));
+        Ok(wanted.map(CheckStatus::from).collect())
+    }
+
+    /// Incidents: the open ones first, then the newest; at most `limit`.
+    pub fn incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
+        let query = |open| IncidentQuery { open, since: None, service: service.cloned(), limit: Some(limit) };
+        let mut found = self.reader.incidents(&query(true))?;
+        if !open {
+            let seen: BTreeSet<IncidentId> = found.iter().map(|i| i.id).collect();
+            found.extend(self.reader.incidents(&query(false))?.into_iter().filter(|i| !seen.contains(&i.id)));
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// One incident with all that is told of it.
+    pub fn incident(&self, id: IncidentId) -> Result<Option<IncidentRecord>, Failure> {
+        Ok(self.reader.incident(id)?)
+    }
+
+    /// The outbox in numbers.
+    pub fn outbox(&self) -> Result<OutboxCounts, Failure> {
+        Ok(self.reader.outbox()?)
+    }
+
+    /// Messages: the pending ones first, in the order they were made, then the others, newest first.
+    pub fn messages(&self, pending_only: bool, limit: usize) -> Result<Vec<Message>, Failure> {
+        let mut found = self.reader.messages(true, limit)?;
+        if !pending_only {
+            let seen: BTreeSet<_> = found.iter().map(|m| m.id).collect();
+            found.extend(self.reader.messages(false, limit)?.into_iter().filter(|m| !seen.contains(&m.id)));
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+}

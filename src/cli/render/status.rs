@@ -1,0 +1,209 @@
+//! What is up now: open incidents first, then every check.
+
+use super::text::{Cell, Screen, Table, Tone, count, rough, visible};
+use crate::{
+    cli::render::text::measured,
+    incident::Incident,
+    value::Timestamp,
+    web::control::{CheckStatus, StatusReport},
+};
+
+/// States in the order they are counted.
+const STATES: [&str; 5] = ["up", "suspect", "degraded", "down", "unknown"];
+
+/// Most open incidents shown above the checks: more would push them off any screen.
+const OPEN_MAX: usize = 20;
+
+/// Where the facts come from.
+pub enum Source<'a> {
+    /// A running daemon.
+    Daemon(&'a StatusReport),
+    /// The store alone, nobody looking; the latest observation in it.
+    Store(Option<Timestamp>),
+}
+
+/// The whole status. `open` are the open incidents, `now` the reader's clock.
+pub fn status(
+    source: &Source<'_>,
+    checks: &[CheckStatus],
+    open: &[Incident],
+    now: Timestamp,
+    screen: Screen,
+) -> String {
+    let mut text = match source {
+        Source::Daemon(report) => {
+            let uptime = rough(std::time::Duration::from_millis(report.uptime_ms));
+            let head = format!("bongsu {} on {}, up {uptime}, {}", report.version, report.agent, counts(checks));
+            let mut text = format!("{}\n", visible(&head));
+            if let Some(error) = &report.reload_error {
+                let told = format!("the latest reload was refused, the configuration before it is in force: {error}");
+                text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&told))));
+            }
+            text
+        }
+        Source::Store(_) => format!("{}\n", counts(checks)),
+    };
+    if !open.is_empty() {
+        text.push('\n');
+        text.push_str(&incidents(open, now, screen));
+    }
+    let mut table = Table::new(&["CHECK", "STATE", "FOR", "LAST", "LATENCY", "REASON"]);
+    for check in checks {
+        table.row(row(check, now));
+    }
+    if !table.is_empty() {
+        text.push('\n');
+        text.push_str(&table.render(screen));
+    }
+    text
+}
+
+/// One line for a reader who must know that nobody is looking.
+pub fn not_running(last: Option<Timestamp>) -> String {
+    match last {
+        Some(at) => format!("daemon not running; as of {}", at.to_seconds_text()),
+        None => "daemon not running; nothing observed yet".into(),
+    }
+}
+
+fn counts(checks: &[CheckStatus]) -> String {
+    let parts = STATES.iter().filter_map(|state| {
+        let n = checks.iter().filter(|c| c.state == *state).count();
+        (n > 0).then(|| format!("{n} {state}"))
+    });
+    let parts: Vec<String> = parts.collect();
+    match parts.len() {
+        0 => "no checks".into(),
+        _ => format!("{}: {}", count(checks.len(), "check"), parts.join(", ")),
+    }
+}
+
+fn incidents(open: &[Incident], now: Timestamp, screen: Screen) -> String {
+    let mut table = Table::new(&["INCIDENT", "SERVICE", "SEVERITY", "FOR", "TAKEN BY", "CAUSE"]);
+    for incident in open.iter().take(OPEN_MAX) {
+        let taken = incident.acknowledged.as_ref().map(|a| a.by.as_str()).unwrap_or_default();
+        table.row(vec![
+            incident.id.to_string().into(),
+            incident.service.as_str().into(),
+            Cell::word(incident.severity.as_str()),
+            Cell::new(rough(incident.duration(now))).right(),
+            taken.into(),
+            incident.cause.as_str().into(),
+        ]);
+    }
+    let more = open.len().saturating_sub(OPEN_MAX);
+    let more = if more > 0 { format!("and {more} more: `bongsu incidents list --open`\n") } else { String::new() };
+    table.render(screen) + &more
+}
+
+fn row(check: &CheckStatus, now: Timestamp) -> Vec<Cell> {
+    let state = if check.flapping { format!("{}, flapping", check.state) } else { check.state.clone() };
+    let tone = super::text::tone_of(&check.state);
+    let ago = |at: Timestamp| rough(now.since(at));
+    let last = check.last.as_ref();
+    let latency = last.and_then(|l| std::time::Duration::try_from_secs_f64(l.latency_ms / 1_000.0).ok());
+    vec![
+        check.check.as_str().into(),
+        Cell::new(state).tone(tone),
+        Cell::new(check.since.map(ago).unwrap_or_default()).right(),
+        Cell::new(last.map(|l| format!("{} ago", ago(l.at))).unwrap_or_else(|| "never".into())).right(),
+        Cell::new(latency.map(measured).unwrap_or_default()).right(),
+        last.and_then(|l| l.reason.as_ref()).map(ToString::to_string).unwrap_or_default().into(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::render::incidents::tests::incident,
+        observation::{Kind, Outcome, Phase, Reason},
+        telemetry::Snapshot,
+        web::control::LastSeen,
+    };
+
+    fn check(name: &str, state: &str, reason: Option<&str>) -> CheckStatus {
+        CheckStatus {
+            check: name.parse().expect("a name"),
+            state: state.into(),
+            since: Some(Timestamp::from_millis(0)),
+            flapping: false,
+            last: Some(LastSeen {
+                at: Timestamp::from_millis(60_000),
+                outcome: if reason.is_some() { Outcome::Failed } else { Outcome::Ok },
+                latency_ms: 12.34,
+                reason: reason.map(|r| Reason::new(Phase::Connect, Kind::Refused, r)),
+            }),
+        }
+    }
+
+    fn report() -> StatusReport {
+        StatusReport {
+            agent: "seoul-1".parse().expect("a name"),
+            version: "0.1.0".into(),
+            started_at: Timestamp::EPOCH,
+            uptime_ms: 11_520_000,
+            config: "config.yaml".into(),
+            now: Timestamp::from_millis(70_000),
+            checks: vec![],
+            metrics: Snapshot::default(),
+            reload_error: None,
+        }
+    }
+
+    #[test]
+    fn incidents_come_first_then_every_check() {
+        let mut new = check("mail/new", "unknown", None);
+        (new.last, new.since) = (None, None);
+        let checks = [check("mail/in", "down", Some("connection refused")), new, check("카톡/front", "up", None)];
+        let text = status(
+            &Source::Daemon(&report()),
+            &checks,
+            &[incident()],
+            Timestamp::from_millis(70_000),
+            Screen::default(),
+        );
+        assert_eq!(
+            text,
+            "bongsu 0.1.0 on seoul-1, up 3h12m, 3 checks: 1 up, 1 down, 1 unknown\n\
+             \n\
+             INCIDENT  SERVICE  SEVERITY  FOR  TAKEN BY  CAUSE\n\
+             #7        mail     down      40s  kim       connect: connection refused\n\
+             \n\
+             CHECK       STATE      FOR     LAST  LATENCY  REASON\n\
+             mail/in     down     1m10s  10s ago   12.3ms  connect: connection refused\n\
+             mail/new    unknown           never\n\
+             카톡/front  up       1m10s  10s ago   12.3ms\n"
+        );
+    }
+
+    #[test]
+    fn a_flood_of_incidents_leaves_room_for_the_checks() {
+        let open = vec![incident(); OPEN_MAX + 3];
+        let text =
+            status(&Source::Store(None), &[check("a/b", "up", None)], &open, Timestamp::EPOCH, Screen::default());
+        assert_eq!(text.matches("#7").count(), OPEN_MAX);
+        assert!(text.contains("and 3 more: `bongsu incidents list --open`\n\nCHECK"), "{text}");
+    }
+
+    #[test]
+    fn a_refused_reload_and_a_missing_daemon_are_told() {
+        let mut report = report();
+        report.reload_error = Some("config.yaml:3:1: unknown key `x`".into());
+        let text = status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default());
+        assert!(text.contains("no checks\nthe latest reload was refused"), "{text}");
+        assert!(text.contains("config.yaml:3:1: unknown key `x`"), "{text}");
+        assert_eq!(not_running(Some(Timestamp::EPOCH)), "daemon not running; as of 1970-01-01 00:00:00Z");
+        assert_eq!(not_running(None), "daemon not running; nothing observed yet");
+    }
+
+    #[test]
+    fn numbers_no_clock_gives_do_no_harm() {
+        let mut odd = check("a/b", "up", None);
+        for latency_ms in [f64::NAN, f64::INFINITY, -1.0] {
+            odd.last.as_mut().expect("set above").latency_ms = latency_ms;
+            let text = status(&Source::Store(None), &[odd.clone()], &[], Timestamp::EPOCH, Screen::default());
+            assert!(text.contains("a/b"), "{text}");
+        }
+    }
+}

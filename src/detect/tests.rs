@@ -1,0 +1,305 @@
+//! The state machine by tables, by exhaustive enumeration, and against a reference model on random traces.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::observation::{Accept, Delivery, Phase};
+
+fn thresholds(failures: u32, recoveries: u32) -> Thresholds {
+    Thresholds { failures, recoveries, ..Thresholds::default() }
+}
+
+/// No shares are judged, so the outage machine is alone.
+fn outages_only(failures: u32, recoveries: u32) -> Thresholds {
+    let mut thresholds = thresholds(failures, recoveries);
+    thresholds.degraded.slow = None;
+    thresholds.degraded.loss = None;
+    thresholds.degraded.duplicates = None;
+    thresholds
+}
+
+fn second(n: usize) -> Timestamp {
+    Timestamp::from_millis(1_000 * n as i64)
+}
+
+fn observation(n: usize, c: char) -> Observation {
+    let outcome = match c {
+        'o' => Outcome::Ok,
+        's' => Outcome::Slow,
+        'f' => Outcome::Failed,
+        _ => Outcome::Unknown,
+    };
+    let mut observation = Observation::new(second(n), outcome, Duration::from_millis(10));
+    if outcome == Outcome::Failed {
+        observation.reason = Some(Reason::new(Phase::Connect, Kind::Refused, format!("refused at {n}")));
+    }
+    observation
+}
+
+fn run(thresholds: &Thresholds, trace: &str) -> (Track, Vec<String>) {
+    let mut track = Track::default();
+    let mut told = Vec::new();
+    for (i, c) in trace.chars().enumerate() {
+        for change in track.observe(thresholds, &observation(i + 1, c)) {
+            told.push(format!("{}:{}", i + 1, words(&change)));
+        }
+    }
+    (track, told)
+}
+
+fn words(change: &Change) -> String {
+    let edge = |e: &Edge| {
+        format!(
+            "({},{}]",
+            e.after.map_or("-".into(), |a| (a.as_millis() / 1_000).to_string()),
+            e.by.as_millis() / 1_000
+        )
+    };
+    match change {
+        Change::Began(t) => format!("began {} {}", t.severity, edge(&t.started)),
+        Change::Worsened { .. } => "worsened".into(),
+        Change::Eased => "eased".into(),
+        Change::Ended(e) => format!("ended {}", edge(e)),
+        Change::Relapsed { .. } => "relapsed".into(),
+        Change::Flapping(on) => format!("flapping {on}"),
+    }
+}
+
+#[test]
+fn the_story_of_a_check() {
+    let table: &[(&str, State, &[&str])] = &[
+        ("", State::Unknown, &[]),
+        ("o", State::Up, &[]),
+        ("of", State::Suspect, &[]),
+        ("offo", State::Up, &[]),
+        ("off?f", State::Down, &["5:began down (1,2]"]),
+        ("fff", State::Down, &["3:began down (-,1]"]),
+        ("offfo", State::Down, &["4:began down (1,2]"]),
+        ("offfoo", State::Up, &["4:began down (1,2]", "6:ended (4,5]"]),
+        ("offfofoo", State::Up, &["4:began down (1,2]", "8:ended (6,7]"]),
+        ("o???", State::Unknown, &[]),
+        ("offf???", State::Unknown, &["4:began down (1,2]"]),
+        ("offf???oo", State::Up, &["4:began down (1,2]", "9:ended (4,8]"]),
+        ("osssss", State::Degraded, &["6:began degraded (1,2]"]),
+        ("ossssssfff", State::Down, &["6:began degraded (1,2]", "10:worsened"]),
+        ("offfss", State::Degraded, &["4:began down (1,2]", "6:eased"]),
+        ("offfssoooooooooo", State::Up, &["4:began down (1,2]", "6:eased", "16:ended (6,7]"]),
+    ];
+    for (trace, state, changes) in table {
+        let (track, told) = run(&thresholds(3, 2), trace);
+        assert_eq!(told, *changes, "{trace}");
+        assert_eq!(track.memory.state, *state, "{trace}");
+    }
+}
+
+#[test]
+fn a_flapping_check_keeps_its_incident_open_and_then_tells_the_recovery() {
+    let (track, told) = run(&outages_only(3, 2), "offfoofffoofffooo");
+    let tail: Vec<&str> = told.iter().map(String::as_str).skip(4).collect();
+    // The third outage is the one that makes it flap; its recovery is held back.
+    assert_eq!(tail, ["14:began down (11,12]"], "{told:?}");
+    assert!(track.memory.flapping && track.memory.trouble.is_some());
+    let (track, told) = run(&outages_only(3, 2), &format!("offfoofffoofffooofff{}", "o".repeat(20)));
+    let tail: Vec<&str> = told.iter().map(String::as_str).skip(5).collect();
+    assert_eq!(tail, ["18:relapsed", "31:flapping false", "31:ended (20,21]"], "{told:?}");
+    assert_eq!(track.memory.state, State::Up);
+}
+
+/// What the outage machine must say, written down as directly as possible: an outage is confirmed by the third bad
+/// observation in a row (inconclusive ones aside) and over by the second good one in a row.
+fn reference(trace: &str, failures: usize, recoveries: usize) -> Vec<String> {
+    let seen: Vec<(usize, bool)> =
+        trace.chars().enumerate().filter(|(_, c)| *c != '?').map(|(i, c)| (i + 1, c != 'f')).collect();
+    let mut told = Vec::new();
+    let mut down = false;
+    for end in 1..=seen.len() {
+        let run_of = |good: bool| seen[..end].iter().rev().take_while(|(_, g)| *g == good).count();
+        if !down && run_of(false) == failures {
+            let first = end - failures;
+            let after = seen[..first].last().map_or("-".into(), |(n, _)| n.to_string());
+            told.push(format!("{}:began down ({after},{}]", seen[end - 1].0, seen[first].0));
+            down = true;
+        }
+        if down && run_of(true) == recoveries {
+            let first = end - recoveries;
+            told.push(format!("{}:ended ({},{}]", seen[end - 1].0, seen[first - 1].0, seen[first].0));
+            down = false;
+        }
+    }
+    told
+}
+
+#[test]
+fn every_trace_of_eight_steps_agrees_with_the_reference() {
+    let letters = ['o', 'f', '?'];
+    for failures in 1..=3_u32 {
+        for recoveries in 1..=2_u32 {
+            let thresholds = outages_only(failures, recoveries);
+            for code in 0..3_usize.pow(8) {
+                let trace: String = (0..8).map(|i| letters[code / 3_usize.pow(i) % 3]).collect();
+                let (track, told) = run(&thresholds, &trace);
+                if track.memory.flapping || told.iter().any(|t| t.contains("flapping")) {
+                    continue;
+                }
+                assert_eq!(told, reference(&trace, failures as usize, recoveries as usize), "{trace}");
+            }
+        }
+    }
+}
+
+/// Runs a trace, restarting the detector from what is stored before each step given in `restarts`.
+fn run_with_restarts(thresholds: &Thresholds, trace: &str, restarts: &[usize]) -> Vec<String> {
+    let mut track = Track::default();
+    let mut stored = track.durable();
+    let mut observations: Vec<Observation> = Vec::new();
+    let mut told = Vec::new();
+    for (i, c) in trace.chars().enumerate() {
+        if restarts.contains(&i) {
+            track = Track::restore(stored.clone(), thresholds, &observations);
+        }
+        let observation = observation(i + 1, c);
+        for change in track.observe(thresholds, &observation) {
+            told.push(format!("{}:{}", i + 1, words(&change)));
+        }
+        stored = track.durable();
+        observations.push(observation);
+    }
+    told
+}
+
+proptest! {
+    #[test]
+    fn no_trace_loses_or_invents_an_outage(trace in "[ofs?]{0,120}") {
+        let (track, told) = run(&outages_only(3, 2), &trace);
+        let began: Vec<&String> = told.iter().filter(|t| t.contains("began")).collect();
+        let ended = told.iter().filter(|t| t.contains("ended")).count();
+        // They alternate, and what has not ended is still in progress.
+        prop_assert_eq!(began.len(), ended + usize::from(track.memory.trouble.is_some()));
+        // Every confirmed run of three bad observations lies within an outage that had begun by then.
+        let seen: Vec<(usize, bool)> =
+            trace.chars().enumerate().filter(|(_, c)| *c != '?').map(|(i, c)| (i + 1, c != 'f')).collect();
+        for three in seen.windows(3) {
+            if three.iter().all(|(_, good)| !good) {
+                let by = three[2].0;
+                let open = told.iter().filter_map(|t| {
+                    let (n, what) = t.split_once(':')?;
+                    let n: usize = n.parse().ok()?;
+                    (n <= by && (what.starts_with("began") || what.starts_with("ended"))).then_some(what.starts_with("began"))
+                }).last();
+                prop_assert_eq!(open, Some(true), "three bad by {} in {}: {:?}", by, &trace, &told);
+            }
+        }
+        // Nothing begins without three bad in a row just before.
+        for t in began {
+            let n: usize = t.split(':').next().and_then(|n| n.parse().ok()).unwrap_or(0);
+            let last: Vec<bool> = seen.iter().filter(|(i, _)| *i <= n).rev().take(3).map(|(_, g)| *g).collect();
+            prop_assert_eq!(last, vec![false; 3]);
+        }
+    }
+
+    #[test]
+    fn restarts_change_nothing(trace in "[ofs?]{0,80}", restarts in prop::collection::vec(0_usize..80, 0..8)) {
+        let thresholds = thresholds(3, 2);
+        prop_assert_eq!(run_with_restarts(&thresholds, &trace, &restarts), run(&thresholds, &trace).1);
+    }
+
+    #[test]
+    fn edges_are_intervals(trace in "[ofs?]{0,200}") {
+        let thresholds = thresholds(3, 2);
+        let mut track = Track::default();
+        for (i, c) in trace.chars().enumerate() {
+            for change in track.observe(&thresholds, &observation(i + 1, c)) {
+                if let Change::Began(Trouble { started: edge, .. }) | Change::Ended(edge) = change {
+                    prop_assert!(edge.after.is_none_or(|after| after < edge.by), "{:?} in {}", edge, &trace);
+                    prop_assert!(edge.by <= second(i + 1));
+                }
+            }
+        }
+    }
+}
+
+fn delivery(fate: Fate) -> Delivery {
+    Delivery {
+        fate,
+        accept: Accept::Accepted,
+        accept_ms: None,
+        latency_ms: None,
+        sequence: 1,
+        duplicates: 0,
+        foreign: 0,
+        reordered: false,
+        integrity: None,
+        left_out: Vec::new(),
+    }
+}
+
+fn lost(n: usize) -> Observation {
+    let mut lost = observation(n, 'f');
+    lost.reason = Some(Reason::new(Phase::Deliver, Kind::Lost, "absent at the horizon"));
+    lost.delivery = Some(delivery(Fate::Lost));
+    lost
+}
+
+fn pending(n: usize) -> Observation {
+    let mut pending = observation(n, 's');
+    pending.delivery = Some(delivery(Fate::Pending));
+    pending
+}
+
+#[test]
+fn losses_that_arrive_after_all_clear_the_suspicion() {
+    let thresholds = thresholds(3, 2);
+    let mut track = Track::default();
+    track.observe(&thresholds, &observation(1, 'o'));
+    track.observe(&thresholds, &lost(2));
+    track.observe(&thresholds, &lost(3));
+    assert_eq!(track.memory.state, State::Suspect);
+    for n in [2, 3] {
+        let late =
+            Correction { observed_at: second(n), outcome: Outcome::Slow, delivery: delivery(Fate::Late), reason: None };
+        assert_eq!(track.correct(&thresholds, &late), vec![]);
+    }
+    assert_eq!(track.memory.state, State::Up);
+}
+
+#[test]
+fn pending_messages_that_are_lost_make_an_outage_from_the_first_of_them() {
+    let thresholds = thresholds(3, 2);
+    let mut track = Track::default();
+    track.observe(&thresholds, &observation(1, 'o'));
+    for n in 2..=4 {
+        track.observe(&thresholds, &pending(n));
+        assert_eq!(track.memory.state, State::Up, "nothing is decided while they may still come");
+    }
+    let mut told = Vec::new();
+    for n in 2..=4 {
+        let reason = Some(Reason::new(Phase::Deliver, Kind::Lost, "absent at the horizon"));
+        let lost =
+            Correction { observed_at: second(n), outcome: Outcome::Failed, delivery: delivery(Fate::Lost), reason };
+        told.extend(track.correct(&thresholds, &lost).iter().map(words));
+    }
+    assert_eq!(told, ["began down (1,2]"]);
+}
+
+#[test]
+fn a_pending_message_lost_after_a_later_one_got_through_is_one_loss() {
+    let thresholds = thresholds(1, 1);
+    let mut track = Track::default();
+    track.observe(&thresholds, &pending(1));
+    track.observe(&thresholds, &observation(2, 'o'));
+    let lost =
+        Correction { observed_at: second(1), outcome: Outcome::Failed, delivery: delivery(Fate::Lost), reason: None };
+    assert_eq!(track.correct(&thresholds, &lost), vec![]);
+    assert_eq!(track.memory.state, State::Up);
+}
+
+#[test]
+fn suspicion_and_recovery_are_confirmed_at_once() {
+    let thresholds = thresholds(3, 2);
+    let confirm = Pace::Confirm(thresholds.confirm_every);
+    for (trace, pace) in
+        [("o", Pace::Regular), ("of", confirm), ("offf", Pace::Regular), ("offfo", confirm), ("offfoo", Pace::Regular)]
+    {
+        assert_eq!(run(&thresholds, trace).0.pace(&thresholds), pace, "{trace}");
+    }
+}

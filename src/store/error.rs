@@ -1,0 +1,185 @@
+//! What can go wrong with the store: what, where, and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+
+/// Findings of an integrity check that are kept: the first few tell the story, a wrecked file has thousands.
+pub const FINDINGS_MAX: usize = 10;
+
+/// Why the store could not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The directory for the file is missing.
+    #[error(
+        "cannot create the database {}: its directory does not exist; create it, or set `store.path` to another place",
+        path.display()
+    )]
+    NoDirectory {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// There is no such file, and a reader creates none.
+    #[error("there is no database at {}; `bongsu run` creates it, or set `store.path` to where it is", path.display())]
+    Missing {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The file cannot be opened.
+    #[error("cannot open the database {}: {reason}; check its owner and permissions", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// In the words of the operating system or SQLite.
+        reason: String,
+    },
+    /// Another daemon writes to it.
+    #[error(
+        "the database {} is in use by another bongsu{holder}; stop that one first, or set `store.path` to another file",
+        path.display()
+    )]
+    Locked {
+        /// The database file.
+        path: PathBuf,
+        /// ` (process 123)`, if known.
+        holder: String,
+    },
+    /// Some other program holds SQLite's write lock.
+    #[error(
+        "another program keeps the database {} locked (while {doing}); end its transaction, such as an open sqlite3 shell",
+        path.display()
+    )]
+    Busy {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The file is something else.
+    #[error("{} is not a database of bongsu; set `store.path` to another file, this one was left as it is", path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer bongsu made it.
+    #[error(
+        "the database {} has schema version {found}, this bongsu knows versions up to {known}; run the newer bongsu, \
+         or restore the backup from before the upgrade",
+        path.display()
+    )]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version known.
+        known: i64,
+    },
+    /// SQLite finds the file damaged.
+    #[error(
+        "the database {} is damaged (while {doing}): {findings}; stop bongsu, move the file with its -wal and -shm \
+         aside, and restore a backup, or save what is left by `sqlite3 FILE .recover`",
+        path.display()
+    )]
+    Damaged {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What the check found.
+        findings: String,
+    },
+    /// No space is left.
+    #[error(
+        "no space is left for the database {} (while {doing}); free some, or shorten `store.keep`; nothing of this \
+         commit was written",
+        path.display()
+    )]
+    Full {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// It may not be written.
+    #[error(
+        "the database {} cannot be written (while {doing}); check its owner, its directory's permissions and whether \
+         the file system is mounted read-only",
+        path.display()
+    )]
+    ReadOnly {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The disk failed.
+    #[error("the disk failed under the database {} (while {doing}): {reason}; look at the kernel's log", path.display())]
+    Disk {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// In SQLite's words.
+        reason: String,
+    },
+    /// What was to be written contradicts what is there, or what is there cannot be understood.
+    #[error("the database {} and bongsu disagree (while {doing}): {reason}; this is a bug in bongsu or the file was edited", path.display())]
+    Inconsistent {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The target of a backup exists.
+    #[error("{} exists already; a backup never overwrites, name another file", path.display())]
+    Exists {
+        /// The target.
+        path: PathBuf,
+    },
+    /// Anything else SQLite says.
+    #[error("the database {} failed (while {doing}): {source}", path.display())]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// SQLite's error.
+        source: rusqlite::Error,
+    },
+}
+
+/// A failure below the public interface, which does not know the file's name.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error("{0}")]
+    Inconsistent(String),
+}
+
+impl Fault {
+    /// With the file and the activity, for people.
+    pub(super) fn at(self, path: &Path, doing: &'static str) -> StoreError {
+        let path = path.to_owned();
+        let source = match self {
+            Self::Sql(source) => source,
+            Self::Inconsistent(reason) => return StoreError::Inconsistent { path, doing, reason },
+        };
+        let reason = source.to_string();
+        match source.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => StoreError::Full { path, doing },
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => StoreError::ReadOnly { path, doing },
+            Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, doing, findings: reason },
+            Some(ErrorCode::NotADatabase) => StoreError::NotOurs { path },
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { path, doing },
+            Some(ErrorCode::SystemIoFailure) => StoreError::Disk { path, doing, reason },
+            Some(ErrorCode::CannotOpen) => StoreError::Open { path, reason },
+            Some(ErrorCode::ConstraintViolation) => StoreError::Inconsistent { path, doing, reason },
+            _ => StoreError::Sqlite { path, doing, source },
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Upkeep in small slices: rolling up closed days, deleting what is past its retention, giving back space.
+//!
+//! Each call does one bounded piece of work, so the one thread that commits can make it between commits. Closed
+//! days are read from the raw observations in order; their sums are in memory until the day is read to its end,
+//! and only then written, so a crash in between merely starts the day again. Raw observations go by whole UTC
+//! days, and never before their day is rolled up.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+
+use super::{
+    encode::{day_of, first_id_of_day},
+    error::{Fault, StoreError},
+    open,
+    roll::{Roll, first_day},
+    writer::Writer,
+};
+use crate::value::Timestamp;
+
+/// How long after midnight a day is rolled up: verdicts and late arrivals of its last messages come first.
+pub const ROLL_UP_AFTER: Duration = Duration::from_secs(3_600);
+
+/// Rows deleted in one call.
+const DELETE_ROWS_MAX: i64 = 5_000;
+
+/// Incidents deleted in one call, with all their messages and timelines.
+const INCIDENTS_MAX: i64 = 100;
+
+/// How often old incidents and free space are looked for; neither is urgent.
+const LOOK_EVERY: Duration = Duration::from_secs(3_600);
+
+/// A write-ahead log of this size means a reader has kept it from being folded in.
+const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How often a large log is folded in by force.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
+
+/// Free pages worth giving back: 8 MiB of pages of 4 KiB, and a quarter of the file; daily work reuses the others.
+const FREE_PAGES_MIN: i64 = 2_048;
+
+/// Free pages given back in one call.
+const FREE_PAGES_STEP: usize = 500;
+
+/// How long things are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Raw observations with their evidence; whole UTC days, so up to a day longer.
+    pub raw: Duration,
+    /// Daily roll-ups, closed incidents, settled messages.
+    pub daily: Duration,
+}
+
+/// What one call of [`Writer::maintain`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Observations summed up.
+    pub rolled_rows: usize,
+    /// Days whose roll-up was finished.
+    pub rolled_days: usize,
+    /// Rows deleted, of all tables.
+    pub deleted_rows: usize,
+    /// Whether there is more to do at once.
+    pub more: bool,
+}
+
+/// Where upkeep stands.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    /// Days before this one are rolled up; `None` until the first is.
+    rolled_until: Option<i64>,
+    /// Days before this one may have lost raw observations.
+    raw_from: Option<i64>,
+    /// Rolled-up days that have changed since.
+    dirty: BTreeSet<i64>,
+    roll: Option<Roll>,
+    /// Whether raw rows before `raw_from` may be left.
+    deleting: bool,
+    look_at: Timestamp,
+    checkpoint_at: Timestamp,
+    /// Set after a rollback: what stands here may be ahead of the file.
+    stale: bool,
+}
+
+impl Upkeep {
+    pub fn load(connection: &Connection) -> Result<Self, Fault> {
+        let read = |key: &str| -> Result<Option<i64>, Fault> {
+            Ok(connection.query_row("SELECT value FROM meta WHERE key = ?1", [key], |r| r.get(0)).optional()?)
+        };
+        let dirty = connection
+            .prepare("SELECT day FROM dirty_day")?
+            .query_map([], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let (rolled_until, raw_from) = (read("rolled_until")?, read("raw_from")?);
+        Ok(Self { rolled_until, raw_from, dirty, deleting: raw_from.is_some(), ..Self::default() })
+    }
+
+    /// After a rollback: read again before the next use.
+    pub fn restart_roll_up(&mut self) {
+        self.stale = true;
+    }
+
+    fn refresh(&mut self, connection: &Connection) -> Result<(), Fault> {
+        if self.stale {
+            let (look_at, checkpoint_at) = (self.look_at, self.checkpoint_at);
+            *self = Self { look_at, checkpoint_at, ..Self::load(connection)? };
+        }
+        Ok(())
+    }
+
+    /// An observation of this day and number is new or has changed.
+    pub fn changed(&mut self, tx: &Transaction<'_>, day: i64, id: i64) -> Result<(), Fault> {
+        self.refresh(tx)?;
+        if self.roll.as_ref().is_some_and(|roll| roll.day == day && (roll.ready.is_some() || id <= roll.cursor)) {
+            self.roll = None;
+        }
+        let rolled = self.rolled_until.is_some_and(|until| day < until);
+        let whole = self.raw_from.is_none_or(|from| day >= from);
+        if rolled && whole && self.dirty.insert(day) {
+            tx.execute("INSERT OR IGNORE INTO dirty_day (day) VALUES (?1)", [day])?;
+        }
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Does one bounded piece of upkeep: a few milliseconds, next to nothing when there is nothing to do. Call it
+    /// between commits; while [`Maintained::more`] is set, soon again.
+    pub fn maintain(&mut self, now: Timestamp, keep: &Keep) -> Result<Maintained, StoreError> {
+        let mut done = Maintained::default();
+        let result = self.try_maintain(now, keep, &mut done);
+        if result.is_err() {
+            self.upkeep.restart_roll_up();
+        }
+        result.map(|()| done).map_err(|e| e.at(&self.path, "maintaining it"))
+    }
+
+    fn try_maintain(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+        self.upkeep.refresh(&self.connection)?;
+        self.roll_up(now, done)?;
+        if done.rolled_rows == 0 {
+            self.delete_raw(now, keep, done)?;
+            self.delete_daily(now, keep, done)?;
+        }
+        if now >= self.upkeep.look_at {
+            let deleted = self.delete_incidents(now, keep)?;
+            done.deleted_rows += deleted;
+            if deleted > 0 || self.give_back()? {
+                done.more = true;
+            } else {
+                self.upkeep.look_at = now + LOOK_EVERY;
+            }
+        }
+        self.checkpoint(now)
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Roll-up
+
+    fn roll_up(&mut self, now: Timestamp, done: &mut Maintained) -> Result<(), Fault> {
+        let closed = day_of(now - ROLL_UP_AFTER);
+        if self.upkeep.roll.is_none() {
+            let Some(day) = self.next_day(closed)? else { return Ok(()) };
+            self.upkeep.roll = Some(Roll::start(&self.connection, day)?);
+        }
+        let Some(roll) = &mut self.upkeep.roll else { return Ok(()) };
+        done.more = true;
+        if roll.ready.is_none() {
+            done.rolled_rows = roll.read(&self.connection)?;
+            return Ok(());
+        }
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let again = self.upkeep.rolled_until.is_some_and(|until| roll.day < until);
+        if !roll.write(&tx, again)? {
+            tx.commit()?;
+            return Ok(());
+        }
+        let (day, carries, carry_changed) = (roll.day, roll.carries, roll.carry_changed);
+        let mut rolled_until = self.upkeep.rolled_until;
+        let mut dirty = self.upkeep.dirty.clone();
+        if again {
+            tx.execute("DELETE FROM dirty_day WHERE day = ?1", [day])?;
+            dirty.remove(&day);
+            if carry_changed && rolled_until.is_some_and(|until| day + 1 < until) {
+                tx.execute("INSERT OR IGNORE INTO dirty_day (day) VALUES (?1)", [day + 1])?;
+                dirty.insert(day + 1);
+            }
+        } else {
+            let next = if carries { day + 1 } else { first_day(&tx, day + 1)?.unwrap_or(closed).min(closed) };
+            rolled_until = Some(next.max(day + 1));
+            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('rolled_until', ?1)", [rolled_until])?;
+        }
+        tx.commit()?;
+        (self.upkeep.rolled_until, self.upkeep.dirty, self.upkeep.roll) = (rolled_until, dirty, None);
+        done.rolled_days = 1;
+        Ok(())
+    }
+
+    /// The day to be rolled up next, among those before `closed`.
+    fn next_day(&self, closed: i64) -> Result<Option<i64>, Fault> {
+        if let Some(dirty) = self.upkeep.dirty.first() {
+            return Ok(Some(*dirty));
+        }
+        let next = match self.upkeep.rolled_until {
+            Some(until) => Some(until),
+            None => first_day(&self.connection, 0)?,
+        };
+        Ok(next.filter(|day| *day < closed))
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Retention
+
+    fn delete_raw(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+        let Some(rolled_until) = self.upkeep.rolled_until else { return Ok(()) };
+        let needed = self.upkeep.dirty.first().copied().into_iter().chain(self.upkeep.roll.as_ref().map(|r| r.day));
+        let limit = needed.fold(day_of(now - keep.raw).min(rolled_until), i64::min);
+        let advance = self.upkeep.raw_from.is_none_or(|from| from < limit);
+        if !advance && !self.upkeep.deleting {
+            return Ok(());
+        }
+        let from = if advance { limit } else { self.upkeep.raw_from.unwrap_or(limit) };
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if advance {
+            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('raw_from', ?1)", [from])?;
+        }
+        let before = first_id_of_day(from);
+        let mut deleted = delete_first(&tx, "observation", before)?;
+        deleted += delete_first(&tx, "delivery", before)?;
+        // In the order in which they were written; one of an earlier day behind one of a later goes with that.
+        deleted += tx.execute(
+            "DELETE FROM evidence WHERE id IN (
+                 SELECT id FROM (SELECT id, day FROM evidence ORDER BY id LIMIT ?2) WHERE day < ?1)",
+            [from, DELETE_ROWS_MAX],
+        )?;
+        tx.commit()?;
+        self.upkeep.raw_from = Some(from);
+        self.upkeep.deleting = deleted > 0;
+        done.deleted_rows += deleted;
+        done.more |= deleted > 0;
+        Ok(())
+    }
+
+    fn delete_daily(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+        let before = day_of(now - keep.daily);
+        let deleted = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM daily WHERE (day, check_id) IN
+                     (SELECT day, check_id FROM daily WHERE day < ?1 ORDER BY day, check_id LIMIT ?2)",
+            )?
+            .execute([before, DELETE_ROWS_MAX])?;
+        done.deleted_rows += deleted;
+        done.more |= deleted > 0;
+        Ok(())
+    }
+
+    /// Closed incidents with nothing left to send, and settled messages of no incident.
+    fn delete_incidents(&mut self, now: Timestamp, keep: &Keep) -> Result<usize, Fault> {
+        let before = (now - keep.daily).as_millis();
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let old: Vec<i64> = tx
+            .prepare_cached(
+                "SELECT id FROM incident i WHERE closed_at < ?1
+                     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.incident = i.id AND m.state = 'pending')
+                 ORDER BY id LIMIT ?2",
+            )?
+            .query_map([before, INCIDENTS_MAX], |row| row.get(0))?
+            .collect::<Result<_, _>>()?;
+        let mut deleted = 0;
+        for id in old {
+            for sql in [
+                "DELETE FROM timeline WHERE incident = ?1",
+                "DELETE FROM incident_member WHERE incident = ?1",
+                "DELETE FROM message WHERE incident = ?1",
+                "DELETE FROM incident WHERE id = ?1",
+            ] {
+                deleted += tx.prepare_cached(sql)?.execute([id])?;
+            }
+        }
+        deleted += tx
+            .prepare_cached(
+                "DELETE FROM message WHERE id IN
+                     (SELECT id FROM message WHERE incident IS NULL AND state <> 'pending' AND settled_at < ?1 LIMIT ?2)",
+            )?
+            .execute([before, INCIDENTS_MAX])?;
+        tx.commit()?;
+        Ok(deleted)
+    }
+
+    // -----------------------------------------------------------------------------------------------------------
+    // Space
+
+    /// Gives free pages back to the file system when they are many; whether there are more.
+    fn give_back(&self) -> Result<bool, Fault> {
+        let read = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+        let (free, all) = (read("PRAGMA freelist_count")?, read("PRAGMA page_count")?);
+        if free <= FREE_PAGES_MIN.max(all / 4) {
+            return Ok(false);
+        }
+        // One row per page given back.
+        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({FREE_PAGES_STEP})"))?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(true)
+    }
+
+    /// Commits fold the log in by themselves; one that grew because of a long reader is folded in here and cut.
+    fn checkpoint(&mut self, now: Timestamp) -> Result<(), Fault> {
+        if now < self.upkeep.checkpoint_at {
+            return Ok(());
+        }
+        self.upkeep.checkpoint_at = now + CHECKPOINT_EVERY;
+        if open::wal_bytes(&self.path) <= WAL_BYTES_MAX {
+            return Ok(());
+        }
+        // Without waiting: while a reader is still there, the next minute will do.
+        self.connection.busy_timeout(Duration::ZERO)?;
+        let result = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.connection.busy_timeout(open::BUSY_WAIT)?;
+        Ok(result?)
+    }
+}
+
+/// Deletes the first rows with a number below `before`, at most [`DELETE_ROWS_MAX`].
+fn delete_first(tx: &Transaction<'_>, table: &str, before: i64) -> Result<usize, Fault> {
+    let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
+    Ok(tx.prepare_cached(&sql)?.execute([before, DELETE_ROWS_MAX])?)
+}

@@ -1,0 +1,42 @@
+//! The store: one SQLite file with everything that must survive a restart.
+//!
+//! One [`Writer`] takes commits in groups, one transaction each; any number of [`Reader`]s look on. The writer is
+//! plain and synchronous: the agent calls it from its one thread. Nothing here spawns, sleeps or reads a clock
+//! (`now` is an argument); the only randomness is the identity given to a new database.
+//!
+//! ```text
+//! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time; days past `keep.raw` are deleted
+//!                           ──▶ state                             what detectors remember
+//!                           ──▶ incident, incident_member, timeline
+//!                           ──▶ message                           the outbox
+//!            Writer::maintain ─▶ daily                            closed days, with latency sketches
+//! ```
+//!
+//! The journal is a write-ahead log and `synchronous` is FULL, so a commit that was acknowledged survives a power
+//! cut. The tables are private; people who query the file use the views, which docs/store.md describes.
+
+mod daily;
+mod day;
+mod encode;
+mod error;
+mod health;
+mod maintain;
+mod open;
+mod read;
+mod reader;
+mod restore;
+mod roll;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    daily::Daily,
+    day::Latencies,
+    error::StoreError,
+    maintain::{Keep, Maintained, ROLL_UP_AFTER},
+    reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
+    writer::{Renamed, Writer},
+};

@@ -1,0 +1,151 @@
+//! Rows back to values: what the writer needs at its start and readers need at any time.
+
+use std::{collections::HashSet, time::Duration};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    encode::{self, at_of},
+    error::Fault,
+};
+use crate::{
+    alert::Message,
+    incident::Incident,
+    observation::{Delivery, Observation},
+    value::{CheckName, Timestamp},
+};
+
+const COLUMNS: &str = "o.id, o.outcome, o.latency_us, o.previous, o.phases, e.json, d.duration_us, d.fate, d.accept,
+    d.accept_us, d.latency_us, d.sequence, d.duplicates, d.foreign_, d.reordered, d.integrity";
+
+const TABLES: &str = "observation o LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence";
+
+/// An observation with the distance to the one stored before it.
+fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {
+    let (id, latency_us): (i64, i64) = (row.get(0)?, row.get(2)?);
+    let mut o = Observation::new(at_of(id), encode::outcome_of(row.get(1)?)?, encode::from_us(latency_us));
+    if let Some(phases) = row.get_ref(4)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
+        o.phases = encode::unpack_phases(phases);
+    }
+    if let Some(fate) = row.get::<_, Option<i64>>(7)? {
+        o.duration = encode::from_us(row.get(6)?);
+        o.delivery = Some(Delivery {
+            fate: encode::fate_of(fate)?,
+            accept: encode::accept_of(row.get(8)?)?,
+            accept_ms: row.get::<_, Option<i64>>(9)?.map(encode::from_us),
+            latency_ms: row.get::<_, Option<i64>>(10)?.map(encode::from_us),
+            sequence: row.get::<_, i64>(11)?.cast_unsigned(),
+            duplicates: row.get(12)?,
+            foreign: row.get(13)?,
+            reordered: row.get(14)?,
+            integrity: row.get::<_, Option<i64>>(15)?.map(encode::integrity_of).transpose()?,
+            left_out: Vec::new(),
+        });
+    }
+    if let Some(json) = row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)? {
+        encode::read_evidence(json, &mut o)?;
+    }
+    Ok((o, row.get(3)?))
+}
+
+/// One observation by its number.
+pub(super) fn observation_by_id(connection: &Connection, id: i64) -> Result<Option<(Observation, Option<i64>)>, Fault> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM {TABLES} WHERE o.id = ?1"))?;
+    let mut rows = statement.query([id])?;
+    rows.next()?.map(observation).transpose()
+}
+
+/// The latest observations of a check, oldest first: all since `since` and at least `at_least`, as far as they are
+/// kept, and never more than `at_most`. Follows the check's chain, so the cost is that of what is returned.
+pub(super) fn recent(
+    connection: &Connection,
+    check: &CheckName,
+    since: Timestamp,
+    at_least: usize,
+    at_most: usize,
+) -> Result<Vec<Observation>, Fault> {
+    let mut next: Option<i64> = connection
+        .prepare_cached("SELECT l.observation FROM latest l JOIN known_check k ON k.id = l.check_id WHERE k.name = ?1")?
+        .query_row([check.as_str()], |row| row.get(0))
+        .optional()?;
+    let mut found = Vec::new();
+    // A chain leads to rows stored ever earlier, so it has no circle; in an edited file it may have one.
+    let mut seen = HashSet::new();
+    while let Some(id) = next
+        && found.len() < at_most
+        && seen.insert(id)
+    {
+        let Some((o, previous)) = observation_by_id(connection, id)? else { break };
+        if found.len() >= at_least && o.at < since {
+            break;
+        }
+        found.push(o);
+        next = previous.and_then(|distance| id.checked_sub(distance));
+    }
+    found.reverse();
+    found.sort_by_key(|o| o.at);
+    Ok(found)
+}
+
+/// Observations of a check from `from` until before `to`, oldest first.
+pub(super) fn between(
+    connection: &Connection,
+    check: &CheckName,
+    from: Timestamp,
+    to: Timestamp,
+    at_most: usize,
+) -> Result<Vec<Observation>, Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM {TABLES} WHERE o.id >= ?1 AND o.id < ?2
+         AND o.check_id = (SELECT id FROM known_check WHERE name = ?3) ORDER BY o.id LIMIT ?4"
+    ))?;
+    let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
+    let mut rows = statement.query(params![encode::first_id(from), encode::first_id(to), check.as_str(), at_most])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(observation(row)?.0);
+    }
+    Ok(found)
+}
+
+/// Incidents that a statement selects as (id, json).
+pub(super) fn incidents(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<Incident>, Fault> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
+        found.push(encode::from_json(&json, &format!("incident {id}"))?);
+    }
+    Ok(found)
+}
+
+/// Messages that a statement selects as (id, json).
+pub(super) fn messages(
+    connection: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> Result<Vec<Message>, Fault> {
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
+        found.push(encode::from_json(&json, &format!("message {id}"))?);
+    }
+    Ok(found)
+}
+
+/// A check's name as it stands in a row.
+pub(super) fn check_name(text: &str) -> Result<CheckName, Fault> {
+    text.parse().map_err(|e| Fault::Inconsistent(format!("a check has no valid name: {e}")))
+}
+
+/// A column of milliseconds as a span.
+pub(super) fn span_ms(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or(0))
+}

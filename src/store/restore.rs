@@ -1,0 +1,128 @@
+//! What a daemon must know when it starts: states, open incidents, pending messages, recent observations.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rusqlite::{OptionalExtension, TransactionBehavior, params};
+
+use super::{
+    encode,
+    error::{Fault, StoreError},
+    read,
+    writer::{Writer, known},
+};
+use crate::{
+    alert::{Message, MessageId},
+    incident::{Incident, IncidentId},
+    observation::Observation,
+    value::{CheckName, Timestamp},
+};
+
+/// Observations given back per check even if its window holds fewer: what flapping looks at.
+pub const RECENT_MIN: usize = 20;
+
+/// Most observations given back per check: a window of ten minutes at five a second.
+pub const RECENT_MAX: usize = 3_000;
+
+/// Intervals for which one observation speaks: one missed attempt is no gap, two in a row are.
+const HOLD_INTERVALS: u32 = 3;
+
+/// Shortest time for which one observation speaks: a probe may well take its whole timeout.
+const HOLD_MIN: Duration = Duration::from_secs(60);
+
+/// Longest: a month, for a check that runs once a week.
+const HOLD_MAX: Duration = Duration::from_secs(31 * 86_400);
+
+/// A check as the store must know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watched {
+    /// Its name.
+    pub check: CheckName,
+    /// How far back its detector looks.
+    pub window: Duration,
+    /// The usual time between two attempts: tells how long one observation speaks for the time after it.
+    pub interval: Duration,
+}
+
+/// The durable state of a check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestoredState {
+    /// The state's word.
+    pub state: String,
+    /// Since when it is in that state.
+    pub since: Timestamp,
+    /// All that the detector must remember.
+    pub memory: serde_json::Value,
+}
+
+/// What [`Writer::restore`] gives back.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restored {
+    /// States of all checks that have one, also of checks that are not watched any more.
+    pub states: BTreeMap<CheckName, RestoredState>,
+    /// Open incidents, by number.
+    pub incidents: Vec<Incident>,
+    /// Pending messages, by number.
+    pub messages: Vec<Message>,
+    /// The number of the next incident.
+    pub next_incident: IncidentId,
+    /// The number of the next message.
+    pub next_message: MessageId,
+    /// Recent observations of every watched check that has any, oldest first.
+    pub recent: BTreeMap<CheckName, Vec<Observation>>,
+}
+
+impl Writer {
+    /// Reads what was known when the last daemon stopped, and notes the intervals of the watched checks. Call it at
+    /// the start and, for the intervals and windows of new checks, after a reload.
+    pub fn restore(&mut self, now: Timestamp, watched: &[Watched]) -> Result<Restored, StoreError> {
+        self.try_restore(now, watched).map_err(|e| {
+            self.known.clear();
+            e.at(&self.path, "reading what was known")
+        })
+    }
+
+    fn try_restore(&mut self, now: Timestamp, watched: &[Watched]) -> Result<Restored, Fault> {
+        let Self { connection, known: all, .. } = self;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut recent = BTreeMap::new();
+        for w in watched {
+            let hold = w.interval.saturating_mul(HOLD_INTERVALS).clamp(HOLD_MIN, HOLD_MAX);
+            let id = known(&tx, all, &w.check)?.id;
+            tx.prepare_cached("UPDATE known_check SET hold_ms = ?2 WHERE id = ?1 AND hold_ms IS NOT ?2")?
+                .execute(params![id, i64::try_from(hold.as_millis()).unwrap_or(i64::MAX)])?;
+            let found = read::recent(&tx, &w.check, now - w.window, RECENT_MIN, RECENT_MAX)?;
+            if !found.is_empty() {
+                recent.insert(w.check.clone(), found);
+            }
+        }
+        let mut states = BTreeMap::new();
+        {
+            let mut statement = tx.prepare(
+                "SELECT k.name, s.state, s.since, s.memory FROM state s JOIN known_check k ON k.id = s.check_id",
+            )?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let (name, memory): (String, String) = (row.get(0)?, row.get(3)?);
+                let memory = encode::from_json(&memory, &format!("the memory of {name}"))?;
+                let since = Timestamp::from_millis(row.get(2)?);
+                states.insert(read::check_name(&name)?, RestoredState { state: row.get(1)?, since, memory });
+            }
+        }
+        let next = |table: &str| -> Result<u64, Fault> {
+            let last: Option<i64> = tx
+                .query_row("SELECT seq FROM sqlite_sequence WHERE name = ?1", [table], |row| row.get(0))
+                .optional()?;
+            Ok(u64::try_from(last.unwrap_or(0)).unwrap_or(0).saturating_add(1))
+        };
+        let restored = Restored {
+            states,
+            incidents: read::incidents(&tx, "SELECT id, json FROM incident WHERE closed_at IS NULL ORDER BY id", [])?,
+            messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
+            next_incident: IncidentId(next("incident")?),
+            next_message: MessageId(next("message")?),
+            recent,
+        };
+        tx.commit()?;
+        Ok(restored)
+    }
+}

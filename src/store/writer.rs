@@ -1,0 +1,486 @@
+//! The one writer: groups of commits in, one transaction each, all or nothing.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::{
+    encode::{self, day_of, first_id},
+    error::{Fault, StoreError},
+    maintain::Upkeep,
+    open,
+};
+use crate::{
+    alert::Message,
+    decide::{Commit, StateRow},
+    incident::{Incident, TimelineEntry},
+    observation::{Correction, Delivery, Observation},
+    value::{CheckName, Timestamp},
+};
+
+/// Different pieces of evidence remembered per check, so that each is written once a day: a name with four
+/// addresses in turn is still steady.
+const EVIDENCE_KEPT: usize = 4;
+
+/// New pieces of evidence written per check and hour for observations that are fine. A page that says something
+/// new each time would otherwise cost more than all failures.
+const PLAIN_EVIDENCE_PER_HOUR: u32 = 60;
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Milliseconds tried when all numbers of one are taken: 32,768 attempts in the same millisecond do not happen, and
+/// if a clock stands still they must not stop the store.
+const SPILL_MS: i64 = 1_000;
+
+/// The database's one writer. Dropping it releases the file.
+pub struct Writer {
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
+    pub(super) known: HashMap<CheckName, Known>,
+    pub(super) upkeep: Upkeep,
+    instance: String,
+    _lock: File,
+}
+
+/// What is remembered of a check between commits; all of it can be read again from the file.
+pub(super) struct Known {
+    pub id: i64,
+    /// Its latest observation.
+    pub latest: Option<i64>,
+    /// Evidence written lately: text, day, number; the last used first.
+    evidence: Vec<(String, i64, i64)>,
+    /// The hour (since 1970) and how many pieces of evidence were written for plain observations in it.
+    written: (i64, u32),
+}
+
+impl Writer {
+    /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
+    /// checking that it is whole. Only one writer can hold it at a time.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let (connection, lock) = open::open_writer(path, now)?;
+        let read = || -> Result<_, Fault> {
+            let instance = connection.query_row("SELECT value FROM meta WHERE key = 'instance'", [], |r| r.get(0))?;
+            Ok((instance, Upkeep::load(&connection)?))
+        };
+        let (instance, upkeep) = read().map_err(|e| e.at(path, "opening it"))?;
+        Ok(Self { path: path.to_owned(), connection, known: HashMap::new(), upkeep, instance, _lock: lock })
+    }
+
+    /// The identity of this database, made with it: 32 hexadecimal digits.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    /// Writes a group of commits in one transaction. When this returns `Ok`, they survive a power cut; when it
+    /// returns an error, nothing of them is there.
+    pub fn commit(&mut self, group: &[Commit]) -> Result<(), StoreError> {
+        if group.is_empty() {
+            return Ok(());
+        }
+        let result = self.try_commit(group);
+        if result.is_err() {
+            // What was remembered may speak of rows that were rolled back.
+            self.known.clear();
+            self.upkeep.restart_roll_up();
+        }
+        result.map_err(|e| e.at(&self.path, "writing a commit"))
+    }
+
+    fn try_commit(&mut self, group: &[Commit]) -> Result<(), Fault> {
+        let Self { connection, known, upkeep, .. } = self;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut writing = Writing { tx: &tx, known, upkeep };
+        for commit in group {
+            writing.write(commit)?;
+        }
+        writing.write_latest(group)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Gives a check's history another name (`formerly`).
+    pub fn rename(&mut self, from: &CheckName, to: &CheckName) -> Result<Renamed, StoreError> {
+        let result = self.try_rename(from, to);
+        self.known.clear();
+        result.map_err(|e| e.at(&self.path, "renaming a check"))
+    }
+
+    fn try_rename(&mut self, from: &CheckName, to: &CheckName) -> Result<Renamed, Fault> {
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let find = |name: &CheckName| {
+            tx.query_row("SELECT id FROM known_check WHERE name = ?1", [name.as_str()], |r| r.get::<_, i64>(0))
+                .optional()
+        };
+        let Some(id) = find(from)? else { return Ok(Renamed::NoHistory) };
+        if from == to || find(to)?.is_some() {
+            return Ok(Renamed::NameTaken);
+        }
+        tx.execute("UPDATE known_check SET name = ?2 WHERE id = ?1", params![id, to.as_str()])?;
+        let incidents: Vec<(i64, String)> = tx
+            .prepare(
+                "SELECT id, json FROM incident WHERE id IN (SELECT incident FROM incident_member WHERE check_id = ?1)",
+            )?
+            .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        for (number, json) in incidents {
+            let mut incident: Incident = encode::from_json(&json, &format!("incident {number}"))?;
+            if let Some(member) = incident.members.remove(from) {
+                incident.members.insert(to.clone(), member);
+            }
+            tx.execute("UPDATE incident SET json = ?2 WHERE id = ?1", params![number, encode::to_json(&incident)?])?;
+        }
+        tx.commit()?;
+        Ok(Renamed::Done)
+    }
+}
+
+/// What came of [`Writer::rename`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renamed {
+    /// The history now has the new name.
+    Done,
+    /// Nothing is known under the old name (any more): it was renamed before.
+    NoHistory,
+    /// The new name has a history of its own, so the two are kept apart.
+    NameTaken,
+}
+
+/// A transaction being filled.
+struct Writing<'a> {
+    tx: &'a Transaction<'a>,
+    known: &'a mut HashMap<CheckName, Known>,
+    upkeep: &'a mut Upkeep,
+}
+
+impl Writing<'_> {
+    fn write(&mut self, commit: &Commit) -> Result<(), Fault> {
+        if let Some((check, observation)) = &commit.observation {
+            self.observation(check, observation)?;
+        }
+        if let Some((check, correction)) = &commit.correction {
+            self.correction(check, correction)?;
+        }
+        if let Some(state) = &commit.state {
+            self.state(state)?;
+        }
+        for incident in &commit.incidents {
+            self.incident(incident)?;
+        }
+        for entry in &commit.timeline {
+            self.timeline(entry)?;
+        }
+        for message in &commit.messages {
+            self.message(message)?;
+        }
+        Ok(())
+    }
+
+    fn observation(&mut self, check: &CheckName, o: &Observation) -> Result<(), Fault> {
+        let day = day_of(o.at);
+        let evidence = match encode::evidence_json(o)? {
+            Some(json) => self.evidence(check, o.at, json, encode::is_plain(o))?,
+            None => None,
+        };
+        let phases = encode::pack_phases(&o.phases, encode::is_plain(o));
+        let known = known(self.tx, self.known, check)?;
+        let (check_id, latest) = (known.id, known.latest);
+        let mut insert = self.tx.prepare_cached(
+            "INSERT OR IGNORE INTO observation (id, check_id, outcome, latency_us, previous, phases, evidence)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        let mut id = first_id(o.at);
+        loop {
+            let outcome = encode::outcome_code(o.outcome);
+            let latency_us = encode::to_us(o.latency());
+            let previous = latest.map(|latest| id - latest);
+            if insert.execute(params![id, check_id, outcome, latency_us, previous, phases, evidence])? == 1 {
+                break;
+            }
+            id = next_free(self.tx, o.at)?;
+        }
+        if let Some(delivery) = &o.delivery {
+            insert_delivery(self.tx, id, check_id, o, delivery)?;
+        }
+        known.latest = Some(id);
+        self.upkeep.changed(self.tx, day, id)
+    }
+
+    /// The number of a piece of evidence, written unless this check's day has it already; `None` when a plain
+    /// observation's share of the hour is used up.
+    fn evidence(&mut self, check: &CheckName, at: Timestamp, json: String, plain: bool) -> Result<Option<i64>, Fault> {
+        let known = known(self.tx, self.known, check)?;
+        let day = day_of(at);
+        if let Some(found) = known.evidence.iter().position(|(text, of, _)| *of == day && *text == json) {
+            let used = known.evidence.remove(found);
+            let id = used.2;
+            known.evidence.insert(0, used);
+            return Ok(Some(id));
+        }
+        if plain {
+            let hour = at.as_millis() / HOUR_MS;
+            if known.written.0 != hour {
+                known.written = (hour, 0);
+            }
+            if known.written.1 >= PLAIN_EVIDENCE_PER_HOUR {
+                return Ok(None);
+            }
+            known.written.1 += 1;
+        }
+        let id = insert_evidence(self.tx, day, &json)?;
+        known.evidence.truncate(EVIDENCE_KEPT - 1);
+        known.evidence.insert(0, (json, day, id));
+        Ok(Some(id))
+    }
+
+    /// A correction of an observation that retention has removed changes nothing: its day is told for good.
+    fn correction(&mut self, check: &CheckName, c: &Correction) -> Result<(), Fault> {
+        let check_id = known(self.tx, self.known, check)?.id;
+        let from = first_id(c.observed_at);
+        let found: Option<(i64, Option<String>)> = self
+            .tx
+            .prepare_cached(
+                "SELECT o.id, e.json FROM observation o
+                 LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence
+                 WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3
+                 ORDER BY d.sequence IS ?4 DESC, o.id DESC LIMIT 1",
+            )?
+            .query_row(
+                params![from, from + (1 << encode::SLOT_BITS), check_id, c.delivery.sequence.cast_signed()],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()?;
+        let Some((id, json)) = found else { return Ok(()) };
+        let day = day_of(c.observed_at);
+        let evidence = encode::corrected_evidence(json.as_deref(), c.reason.as_ref(), &c.delivery)?
+            .map(|json| insert_evidence(self.tx, day, &json))
+            .transpose()?;
+        let d = &c.delivery;
+        // First the delivery, whose duration may still have to come from the observation's latency.
+        let duration_us = "coalesce((SELECT duration_us FROM delivery WHERE id = ?1), (SELECT latency_us FROM observation WHERE id = ?1))";
+        self.tx
+            .prepare_cached(&format!(
+                "INSERT OR REPLACE INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
+                 VALUES (?1, ?2, {duration_us}, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
+            ))?
+            .execute(params![
+                id,
+                check_id,
+                encode::fate_code(d.fate),
+                encode::accept_code(d.accept),
+                d.accept_ms.map(encode::to_us),
+                d.latency_ms.map(encode::to_us),
+                d.sequence.cast_signed(),
+                d.duplicates,
+                d.foreign,
+                d.reordered,
+                d.integrity.map(encode::integrity_code),
+            ])?;
+        self.tx
+            .prepare_cached(
+                "UPDATE observation SET outcome = ?2, evidence = ?3, latency_us = coalesce(?4,
+                     (SELECT duration_us FROM delivery WHERE id = ?1), latency_us) WHERE id = ?1",
+            )?
+            .execute(params![id, encode::outcome_code(c.outcome), evidence, d.latency_ms.map(encode::to_us)])?;
+        self.upkeep.changed(self.tx, day, id)
+    }
+
+    fn state(&mut self, row: &StateRow) -> Result<(), Fault> {
+        let check_id = known(self.tx, self.known, &row.check)?.id;
+        self.tx
+            .prepare_cached("INSERT OR REPLACE INTO state (check_id, state, since, memory) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![check_id, row.state, row.since.as_millis(), encode::to_json(&row.memory)?])?;
+        Ok(())
+    }
+
+    fn incident(&mut self, i: &Incident) -> Result<(), Fault> {
+        let id = number(i.id.0, "incident")?;
+        self.tx
+            .prepare_cached(
+                "INSERT INTO incident (id, service, title, severity, worst, started_after, started_by, ended_after,
+                     ended_by, opened_at, closed_at, cause, acknowledged_by, acknowledged_at, json)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                 ON CONFLICT (id) DO UPDATE SET service = excluded.service, title = excluded.title,
+                     severity = excluded.severity, worst = excluded.worst, started_after = excluded.started_after,
+                     started_by = excluded.started_by, ended_after = excluded.ended_after,
+                     ended_by = excluded.ended_by, opened_at = excluded.opened_at, closed_at = excluded.closed_at,
+                     cause = excluded.cause, acknowledged_by = excluded.acknowledged_by,
+                     acknowledged_at = excluded.acknowledged_at, json = excluded.json",
+            )?
+            .execute(params![
+                id,
+                i.service.as_str(),
+                i.title,
+                i.severity.as_str(),
+                i.worst.as_str(),
+                i.started.after.map(Timestamp::as_millis),
+                i.started.by.as_millis(),
+                i.ended.and_then(|e| e.after).map(Timestamp::as_millis),
+                i.ended.map(|e| e.by.as_millis()),
+                i.opened_at.as_millis(),
+                i.closed_at.map(Timestamp::as_millis),
+                i.cause,
+                i.acknowledged.as_ref().map(|a| &a.by),
+                i.acknowledged.as_ref().map(|a| a.at.as_millis()),
+                encode::to_json(i)?,
+            ])?;
+        self.tx.prepare_cached("DELETE FROM incident_member WHERE incident = ?1")?.execute([id])?;
+        for (check, m) in &i.members {
+            let check_id = known(self.tx, self.known, check)?.id;
+            self.tx
+                .prepare_cached(
+                    "INSERT INTO incident_member (incident, check_id, severity, worst, started_after, started_by,
+                         ended_after, ended_by, confirmed_at, flapping, phase, kind, reason)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                )?
+                .execute(params![
+                    id,
+                    check_id,
+                    m.severity.as_str(),
+                    m.worst.as_str(),
+                    m.started.after.map(Timestamp::as_millis),
+                    m.started.by.as_millis(),
+                    m.ended.and_then(|e| e.after).map(Timestamp::as_millis),
+                    m.ended.map(|e| e.by.as_millis()),
+                    m.confirmed_at.as_millis(),
+                    m.flapping,
+                    m.reason.as_ref().map(|r| r.phase.as_str()),
+                    m.reason.as_ref().map(|r| r.kind.as_str()),
+                    m.reason.as_ref().map(|r| &r.text),
+                ])?;
+        }
+        Ok(())
+    }
+
+    fn timeline(&mut self, entry: &TimelineEntry) -> Result<(), Fault> {
+        self.tx.prepare_cached("INSERT INTO timeline (incident, at, entry, text) VALUES (?1, ?2, ?3, ?4)")?.execute(
+            params![number(entry.incident.0, "incident")?, entry.at.as_millis(), entry.entry.as_str(), entry.text],
+        )?;
+        Ok(())
+    }
+
+    fn message(&mut self, m: &Message) -> Result<(), Fault> {
+        let written = self
+            .tx
+            .prepare_cached(
+                "INSERT INTO message (id, key, channel, incident, kind, thread, position, state, attempts, created_at,
+                     next_at, settled_at, last_error, handed_over, json)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                 ON CONFLICT (id) DO UPDATE SET channel = excluded.channel, incident = excluded.incident,
+                     kind = excluded.kind, thread = excluded.thread, position = excluded.position,
+                     state = excluded.state, attempts = excluded.attempts, created_at = excluded.created_at,
+                     next_at = excluded.next_at, settled_at = excluded.settled_at, last_error = excluded.last_error,
+                     handed_over = excluded.handed_over, json = excluded.json
+                 WHERE key = excluded.key",
+            )?
+            .execute(params![
+                number(m.id.0, "message")?,
+                m.key,
+                m.channel.as_str(),
+                m.alert.incident.map(|i| number(i.0, "incident")).transpose()?,
+                m.alert.kind.as_str(),
+                m.thread,
+                m.position,
+                m.state.as_str(),
+                m.attempts,
+                m.created_at.as_millis(),
+                m.next_at.as_millis(),
+                m.settled_at.map(Timestamp::as_millis),
+                m.last_error,
+                m.handed_over,
+                encode::to_json(m)?,
+            ])?;
+        if written == 1 {
+            return Ok(());
+        }
+        Err(Fault::Inconsistent(format!("message {} has another key already than `{}`", m.id, m.key)))
+    }
+
+    /// The heads of the chains, once per check and group.
+    fn write_latest(&mut self, group: &[Commit]) -> Result<(), Fault> {
+        let mut done = std::collections::HashSet::with_capacity(group.len());
+        let mut insert =
+            self.tx.prepare_cached("INSERT OR REPLACE INTO latest (check_id, observation) VALUES (?1, ?2)")?;
+        for (check, _) in group.iter().filter_map(|commit| commit.observation.as_ref()) {
+            if let Some(Known { id, latest: Some(latest), .. }) = self.known.get(check)
+                && done.insert(*id)
+            {
+                insert.execute([id, latest])?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const DELIVERY_COLUMNS: &str =
+    "fate, accept, accept_us, latency_us, sequence, duplicates, foreign_, reordered, integrity";
+
+fn insert_delivery(tx: &Transaction<'_>, id: i64, check_id: i64, o: &Observation, d: &Delivery) -> Result<(), Fault> {
+    tx.prepare_cached(&format!(
+        "INSERT INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+    ))?
+    .execute(params![
+        id,
+        check_id,
+        encode::to_us(o.duration),
+        encode::fate_code(d.fate),
+        encode::accept_code(d.accept),
+        d.accept_ms.map(encode::to_us),
+        d.latency_ms.map(encode::to_us),
+        // SQLite's integers have a sign; the two casts bring back every value.
+        d.sequence.cast_signed(),
+        d.duplicates,
+        d.foreign,
+        d.reordered,
+        d.integrity.map(encode::integrity_code),
+    ])?;
+    Ok(())
+}
+
+fn insert_evidence(tx: &Transaction<'_>, day: i64, json: &str) -> Result<i64, Fault> {
+    tx.prepare_cached("INSERT INTO evidence (day, json) VALUES (?1, ?2)")?.execute(params![day, json])?;
+    Ok(tx.last_insert_rowid())
+}
+
+/// What is known of a check; a check never seen gets its number here.
+pub(super) fn known<'k>(
+    tx: &Transaction<'_>,
+    all: &'k mut HashMap<CheckName, Known>,
+    check: &CheckName,
+) -> Result<&'k mut Known, Fault> {
+    if !all.contains_key(check) {
+        tx.prepare_cached("INSERT OR IGNORE INTO known_check (name) VALUES (?1)")?.execute([check.as_str()])?;
+        let (id, latest) = tx
+            .prepare_cached(
+                "SELECT k.id, l.observation FROM known_check k LEFT JOIN latest l ON l.check_id = k.id WHERE k.name = ?1",
+            )?
+            .query_row([check.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        all.insert(check.clone(), Known { id, latest, evidence: Vec::new(), written: (0, 0) });
+    }
+    all.get_mut(check).ok_or_else(|| Fault::Inconsistent(format!("{check} was just made known and is not")))
+}
+
+/// The lowest free number at or after an instant whose first number is taken.
+fn next_free(tx: &Transaction<'_>, at: Timestamp) -> Result<i64, Fault> {
+    let start = first_id(at);
+    let mut highest = tx.prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2")?;
+    for ms in 0..SPILL_MS {
+        let from = start.saturating_add(ms << encode::SLOT_BITS);
+        let to = from.saturating_add(1 << encode::SLOT_BITS);
+        let taken: Option<i64> = highest.query_row([from, to], |row| row.get(0))?;
+        let free = taken.map_or(from, |taken| taken + 1);
+        if free < to {
+            return Ok(free);
+        }
+    }
+    Err(Fault::Inconsistent(format!("no number is free for an observation at {at}")))
+}
+
+/// A number as SQLite holds it.
+pub(super) fn number(id: u64, what: &str) -> Result<i64, Fault> {
+    i64::try_from(id).map_err(|_| Fault::Inconsistent(format!("{what} number {id} is beyond what SQLite can hold")))
+}
