@@ -276,8 +276,7 @@ fn the_documented_views_are_the_views() {
             .prepare(&format!("SELECT * FROM {view} LIMIT 0"))
             .expect("the view can be asked")
             .column_names()
-            .iter()
-            .map(|name| (*name).to_owned())
+            .map(str::to_owned)
             .collect();
         assert_eq!(columns, real, "columns of `{view}`");
     }

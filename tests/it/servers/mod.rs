@@ -1,8 +1,8 @@
 //! Tests against real servers.
 
-mod dns;
-mod http;
-mod tls_tcp;
 mod delivery;
-mod mqtt;
+mod dns;
 mod email;
+mod http;
+mod mqtt;
+mod tls_tcp;
