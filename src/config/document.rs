@@ -144,6 +144,9 @@ fn syntax_hint(lines: &[&str], line: usize, column: usize, text: &str) -> Option
     if matches!(here, Some('@' | '`' | '%')) {
         return Some(format!("put a text that begins with `{}` in quotes", here.unwrap_or_default()));
     }
+    if text.contains("',' or '") && line_text.contains("${") {
+        return Some("put a text that holds `${…}` in quotes".into());
+    }
     if text.contains("',' or '}'") || text.contains("',' or ']'") {
         return Some("a `{` or `[` above is not closed, or a comma is missing".into());
     }

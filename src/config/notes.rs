@@ -39,7 +39,7 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    /// Adds one, unless it has been told already (a mistake in defaults meets every check below them).
+    /// Adds one. A mistake in defaults meets every check below them; what is told twice is left out at the end.
     pub fn push(&mut self, note: Note) {
         self.notes.push(note);
     }
@@ -79,6 +79,7 @@ impl Notes {
             return None;
         }
         self.drop_consequences();
+        let masker = secrets.masker();
         let mut positions: Vec<Option<Positions<'_>>> = documents.iter().map(|_| None).collect();
         for (doc, document) in documents.iter().enumerate() {
             let related = |n: &Note| n.related.as_ref().is_some_and(|(_, other, _)| *other == doc);
@@ -90,7 +91,7 @@ impl Notes {
             self.complete.into_iter().map(|(doc, mistake)| (doc, spot_of(&mistake), mistake)).collect();
         for note in &self.notes {
             if let Some(found) = positions[note.doc].as_ref() {
-                let (spot, mistake) = place(note, found, &positions, documents, secrets);
+                let (spot, mistake) = place(note, found, &positions, documents, (secrets, &masker));
                 placed.push((note.doc, spot, mistake));
             }
         }
@@ -103,7 +104,7 @@ impl Notes {
                 placed.push((doc, duplicate.again, mistake));
             }
         }
-        placed.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+        placed.sort_by_key(|(doc, spot, _)| (*doc, *spot));
         let mut mistakes: Vec<Mistake> = placed.into_iter().map(|(_, _, mistake)| mistake).collect();
         mistakes.dedup();
         Some(Mistakes { mistakes })
@@ -152,7 +153,7 @@ fn place(
     positions: &Positions<'_>,
     all: &[Option<Positions<'_>>],
     documents: &[Document],
-    secrets: &Secrets,
+    (secrets, masker): (&Secrets, &Masker),
 ) -> (Spot, Mistake) {
     let document = &documents[note.doc];
     let mut spot = positions.locate(&note.problem.path, note.problem.at);
@@ -160,8 +161,8 @@ fn place(
         spot = positions.narrow(spot, needle);
     }
     let mut mistake = at_spot(document, positions, spot, secrets);
-    mistake.text = masked(&note.problem.text, document, &note.problem.path, secrets);
-    mistake.help = note.problem.hint.as_ref().map(|hint| masked(hint, document, &note.problem.path, secrets));
+    mistake.text = masked(&note.problem.text, document, &note.problem.path, masker);
+    mistake.help = note.problem.hint.as_ref().map(|hint| masked(hint, document, &note.problem.path, masker));
     mistake.note = note.related.as_ref().and_then(|(what, doc, path)| {
         let there = all[*doc].as_ref()?.locate(path, At::Value);
         Some(format!("{what} {}:{}:{}", documents[*doc].file.display(), there.line, there.column))
@@ -174,7 +175,7 @@ const PIECE_CHARS: usize = 4;
 
 /// A message without secrets. Where the value itself came through a reference, not even pieces of it are left: a
 /// message may have cut it short.
-fn masked(text: &str, document: &Document, path: &[Segment], secrets: &Secrets) -> String {
+fn masked(text: &str, document: &Document, path: &[Segment], masker: &Masker) -> String {
     let mut text = text.to_owned();
     if let (Some(Value::String(raw)), Some(Value::String(value))) = (at(&document.raw, path), at(&document.value, path))
         && raw != value
@@ -182,7 +183,7 @@ fn masked(text: &str, document: &Document, path: &[Segment], secrets: &Secrets) 
         for whole in [value.clone(), one_line(value, value.len() + 2)] {
             text = text.replace(&format!("`{whole}`"), "`***`");
         }
-        let exact = secrets.masker().mask(&text).into_owned();
+        let exact = masker.mask(&text).into_owned();
         let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
         let left = flat.windows(PIECE_CHARS).any(|piece| {
             let piece: String = piece.iter().collect();
@@ -192,7 +193,7 @@ fn masked(text: &str, document: &Document, path: &[Segment], secrets: &Secrets) 
             return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
         }
     }
-    secrets.masker().mask(&text).into_owned()
+    masker.mask(&text).into_owned()
 }
 
 /// The value at a path.

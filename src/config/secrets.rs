@@ -120,9 +120,9 @@ impl<'e> Resolver<'e> {
             Value::String(text) => {
                 if let Cow::Owned(resolved) = self.text(text, path) {
                     *text = resolved;
-                } else {
-                    self.userinfo(text);
                 }
+                // Also of a password that came through a reference: a URL shows it percent-encoded.
+                self.userinfo(text);
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
@@ -208,7 +208,6 @@ impl<'e> Resolver<'e> {
             rest = &from[end + 1..];
         }
         out.push_str(rest);
-        // The whole value is masked too: a URL cut in the middle of its password no longer holds the password.
         Cow::Owned(out)
     }
 
@@ -304,9 +303,14 @@ pub(super) fn is_secret_key(key: &str) -> bool {
         "authorization",
     ];
     let key = key.to_lowercase().replace('-', "_");
+    // One slip in a short word, two in a long one; more would make `secure` a secret.
+    let near = |word: &str| {
+        let slips = if word.len() < 8 { 1 } else { 2 };
+        key.len().abs_diff(word.len()) <= slips && strsim::damerau_levenshtein(&key, word) <= slips
+    };
     WORDS
         .iter()
-        .any(|word| key == *word || key.ends_with(&format!("_{word}")) || strsim::damerau_levenshtein(&key, word) <= 2)
+        .any(|word| key.strip_suffix(word).is_some_and(|rest| rest.is_empty() || rest.ends_with('_')) || near(word))
 }
 
 /// The password in a URL's userinfo, as written.

@@ -267,7 +267,8 @@ mod tests {
     #[test]
     fn the_more_specific_level_wins_and_the_more_general_gives_way() {
         // Levels from the check upward; then every, timeout, slow, confirm_every in ms, and mistakes.
-        let table: [(&[&str], u64, u64, Option<u64>, u64, usize); 14] = [
+        type Row<'r> = (&'r [&'r str], u64, u64, Option<u64>, u64, usize);
+        let table: [Row<'_>; 14] = [
             (&["{}"], 30_000, 5_000, None, 3_000, 0),
             (&["{ every: 1s }"], 1_000, 1_000, None, 1_000, 0),
             (&["{ every: 500ms }"], 500, 500, None, 500, 0),

@@ -112,6 +112,17 @@ fn good_configurations_load_and_fit_the_schema() {
     }
 }
 
+#[test]
+fn the_shipped_configuration_loads_and_fits_the_schema() {
+    let validators = Validators::new();
+    let config = load(Path::new("config.yaml")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert!(config.summary().checks > 0, "ready checks are shipped");
+    for (index, file) in config.files.iter().enumerate() {
+        let errors = validators.errors(index == 0, &fs::read_to_string(file).expect("it was just loaded"));
+        assert_eq!(errors, Vec::<String>::new(), "{}", file.display());
+    }
+}
+
 /// The schemas of both kinds of files.
 struct Validators {
     config: jsonschema::Validator,
