@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use bongsu::cli::{self, Cli};
-use clap::Parser;
+use bongsu::{cli, clock};
 
 fn main() -> ExitCode {
     // The daemon counts its uptime from here.
-    bongsu::clock::uptime();
-    cli::main(Cli::parse())
+    clock::uptime();
+    cli::main(cli::parse())
 }

@@ -256,7 +256,7 @@ impl fmt::Display for Reason {
 
 /// One printable line of at most `chars_max` characters: control characters become spaces, a cut is marked by `…`.
 pub fn one_line(text: &str, chars_max: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(chars_max * 4));
+    let mut line = String::with_capacity(text.len().min(chars_max.saturating_mul(4)));
     for (count, c) in text.trim().chars().enumerate() {
         if count + 1 == chars_max {
             line.push('…');
@@ -562,6 +562,7 @@ mod tests {
         let long = "x".repeat(10_000);
         assert_eq!(Reason::new(Phase::Tls, Kind::Protocol, long).text.chars().count(), REASON_CHARS_MAX);
         assert_eq!(one_line("a\x07b\n", 10), "a b");
+        assert_eq!(one_line("no bound", usize::MAX), "no bound");
     }
 
     #[test]

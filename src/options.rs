@@ -205,13 +205,31 @@ impl de::Error for Failure {
         Self { path: Vec::new(), text: format!("`{field}` is missing"), missing: Some(field.into()) }
     }
     fn invalid_type(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format_args!("{} where {expected} is expected", shown(unexpected)))
+        Self::custom(format_args!("{} where {} is expected", shown(unexpected), plainly(expected)))
     }
     fn invalid_value(unexpected: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Self::custom(format_args!("{} does not fit: {expected} is expected", shown(unexpected)))
+        Self::custom(format_args!("{} does not fit: {} is expected", shown(unexpected), plainly(expected)))
     }
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
         Self::custom(format_args!("unknown value `{variant}`; {}", suggestion(variant, expected.iter().copied())))
+    }
+}
+
+/// What is expected, in the words of YAML instead of Rust's.
+fn plainly(expected: &dyn de::Expected) -> String {
+    let text = expected.to_string();
+    match text.as_str() {
+        "a string" | "str" | "String" => "a text".into(),
+        "a boolean" => "`true` or `false`".into(),
+        "a sequence" => "a list".into(),
+        "a map" => "a mapping of keys".into(),
+        "u8" => "a whole number from 0 to 255".into(),
+        "u16" => "a whole number from 0 to 65535".into(),
+        "u32" | "u64" | "usize" => "a whole number, 0 or more,".into(),
+        "i8" | "i16" | "i32" | "i64" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        _ if text.starts_with("struct ") => "a mapping of keys".into(),
+        _ => text,
     }
 }
 
@@ -333,7 +351,8 @@ impl<'de> SeqAccess<'de> for Items<'_, '_> {
             path.push(Segment::Index(self.next));
             self.next += 1;
             if !self.state.skip.contains(&path) {
-                return seed.deserialize(Reader { value, path, state: self.state }).map(Some);
+                let read = seed.deserialize(Reader { value, path: path.clone(), state: self.state });
+                return read.map(Some).map_err(|e| e.at(&path));
             }
         }
         Ok(None)
@@ -510,8 +529,8 @@ mod tests {
             [
                 "urll Key: unknown key `urll` (did you mean `url`?)",
                 "expect.stat Key: unknown key `stat` (did you mean `status`?)",
-                "expect.status.1 Value: the text `abc` where u16 is expected",
-                "expect.status.2 Value: the number -1 does not fit: u16 is expected",
+                "expect.status.1 Value: the text `abc` where a whole number from 0 to 65535 is expected",
+                "expect.status.2 Value: the number -1 does not fit: a whole number from 0 to 65535 is expected",
                 "expect.slow Value: `5` has no unit; write 5s for seconds or 5ms for milliseconds",
                 "mode Value: unknown value `keptt`; did you mean `kept`?",
                 " Key: `url` is missing",
@@ -522,6 +541,6 @@ mod tests {
     #[test]
     fn a_key_set_aside_is_not_missing_as_well() {
         let (_, problems) = read("url: [1]");
-        assert_eq!(problems, ["url Value: a list where a string is expected"]);
+        assert_eq!(problems, ["url Value: a list where a text is expected"]);
     }
 }

@@ -190,6 +190,9 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
     });
     {
         let mut running = shared.running.lock().await;
+        // Reading the trusted roots takes tens of milliseconds, which must not count as the first probe's.
+        let warm = running.net.clone();
+        let _ = tokio::task::spawn_blocking(move || warm.warm()).await;
         shared.start_channels(&mut running);
         shared.start_checks(&mut running);
         let (checks, channels) = (running.checks.len(), running.channels.len());

@@ -20,6 +20,8 @@
 //!     lost_after: 30s   # the horizon
 //! ```
 
+mod options;
+
 use std::{
     pin::pin,
     sync::Arc,
@@ -27,26 +29,17 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 
+use self::options::Resolved;
+pub use self::options::{LOST_AFTER, SLOW};
 use super::{Answer, Ask, CheckKind, Context, Families, Settings, fenced, panicked};
 use crate::{
     clock,
-    delivery::{
-        CheckKey, Identity, Key, Ledger, Seen, Terms,
-        ledger::{FORGET_AFTER, Sending},
-        tracer,
-    },
-    observation::{Accept, Correction, Phase, Reason, Side},
-    options::{Options, key_text, suggestion},
-    protocol::{
-        Arrival, Attempt, Boxed, Build, PROTOCOLS, Protocol, ReceiveSession, Receiver, SendSession, Sender,
-        wire::Family,
-    },
-    value::{CheckName, Masker, TimeSpan},
+    delivery::{CheckKey, Identity, Key, Ledger, Seen, Terms, ledger::Sending, tracer},
+    observation::{Accept, Correction, Kind, Phase, Reason, Side},
+    protocol::{Arrival, Attempt, Boxed, ReceiveSession, Receiver, SendSession, Sender, wire::Family},
+    value::{CheckName, Masker},
 };
 
 /// The entry of the registry.
@@ -61,15 +54,12 @@ pub static DELIVERY: CheckKind = CheckKind {
     slow: 5s
     lost_after: 30s
 ",
-    schema,
-    build: |options, name, settings| Some(Arc::new(DeliveryAsk::read(options, name, settings)?)),
+    schema: options::schema,
+    build: |options, name, settings| {
+        let Resolved { sender, receiver, objective, horizon } = options::read(options, settings)?;
+        Some(Arc::new(DeliveryAsk::new(name.clone(), sender, receiver, objective, horizon)))
+    },
 };
-
-/// The objective of a delivery that names none.
-pub const SLOW: Duration = Duration::from_secs(5);
-
-/// The horizon of a delivery that names none.
-pub const LOST_AFTER: Duration = Duration::from_secs(30);
 
 /// Longest wait for a session's goodbye: it says nothing about the delivery any more.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
@@ -83,28 +73,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// Most messages read at once without waiting: a flooded topic must not hold up an attempt.
 const DRAIN_MAX: usize = 1_000;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    #[serde(rename = "send")]
-    _send: IgnoredAny,
-    #[serde(rename = "receive")]
-    _receive: IgnoredAny,
-    slow: Option<TimeSpan>,
-    lost_after: Option<TimeSpan>,
-    #[serde(rename = "sessions", default)]
-    _sessions: Sessions,
-}
-
-/// How long sessions live.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum Sessions {
-    /// Both sides log in anew for each attempt.
-    #[default]
-    Fresh,
-}
 
 /// Asks whether messages get through.
 pub struct DeliveryAsk {
@@ -141,48 +109,6 @@ struct Sent {
 }
 
 impl DeliveryAsk {
-    fn read(options: &mut Options<'_>, name: &CheckName, settings: &Settings) -> Option<Self> {
-        let raw = options.read::<Raw>();
-        let sender = side(options, "send", |p| p.send);
-        let receiver = side(options, "receive", |p| p.receive);
-        let raw = raw?;
-        let objective = raw.slow.map(|s| s.0).or(settings.slow).unwrap_or(SLOW);
-        let horizon = raw.lost_after.map_or(LOST_AFTER, |s| s.0);
-        let mut good = true;
-        let mut wrong = |key: &str, text: String, hint: &str| {
-            options.problem(key, text, Some(hint));
-            good = false;
-        };
-        if objective.is_zero() {
-            wrong("slow", "nothing arrives within 0s".into(), "write a time span such as 5s");
-        }
-        if horizon <= objective {
-            let (horizon, objective) = (TimeSpan(horizon), TimeSpan(objective));
-            let text = format!("a message is slow after {objective}, so it cannot be lost after {horizon}");
-            wrong("lost_after", text, "make `lost_after` longer than `slow`");
-        }
-        if horizon > FORGET_AFTER {
-            let text = format!("a message is remembered for {}", TimeSpan(FORGET_AFTER));
-            wrong("lost_after", text, "write a shorter time");
-        }
-        if settings.ip == Families::Both {
-            wrong(
-                "",
-                "a delivery cannot ask both address families in turn".into(),
-                "write two checks, or leave `ip` out",
-            );
-        }
-        let (sender, receiver) = (sender?, receiver?);
-        if sender.carries().bytes_max < tracer::TOKEN_BYTES {
-            wrong(
-                "send",
-                format!("its messages are shorter than {} bytes", tracer::TOKEN_BYTES),
-                "use another protocol",
-            );
-        }
-        good.then(|| Self::new(name.clone(), sender, receiver, objective, horizon))
-    }
-
     /// A delivery from this sender to this receiver.
     pub fn new(
         name: CheckName,
@@ -207,7 +133,7 @@ impl DeliveryAsk {
         let old = self.listen(state, cx, timeout).await.map_err(|reason| on_side("receiving side", &reason))?;
         let opened = self.open_sender(state, cx, timeout, old).await;
         if state.listening.is_none() {
-            let gone = state.broken.clone().unwrap_or_else(|| cx.fail(crate::observation::Kind::Closed, "closed"));
+            let gone = state.broken.clone().unwrap_or_else(|| cx.fail(Kind::Closed, "closed"));
             return Err(on_side("receiving side", &gone));
         }
         state.sequence += 1;
@@ -262,7 +188,7 @@ impl DeliveryAsk {
         self.drain(state).await;
         state.sessions += 1;
         let new = Listening { id: state.sessions, session };
-        Ok(std::mem::replace(&mut state.listening, Some(new)))
+        Ok(state.listening.replace(new))
     }
 
     /// Opens the sending session while the old receiving one is closed.
@@ -295,7 +221,6 @@ impl DeliveryAsk {
     ) -> Accept {
         let deadline = clock::instant() + timeout;
         cx.set_deadline(deadline);
-        cx.phase(Phase::Send);
         let sending = tokio::time::timeout_at(deadline.into(), session.send(cx, payload));
         let sent = self.alongside(state, sending).await;
         let at = clock::instant();
@@ -483,65 +408,6 @@ impl Ask for DeliveryAsk {
             }
         })
     }
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Options
-
-/// Reads `send: { <protocol>: { … } }`.
-fn side<T: ?Sized>(options: &mut Options<'_>, key: &str, ability: fn(&Protocol) -> Option<Build<T>>) -> Option<Box<T>> {
-    if options.value().get(key).is_none() {
-        return None; // Told as missing.
-    }
-    let mut block = options.child(key);
-    let able: Vec<&str> = PROTOCOLS.iter().filter(|p| ability(p).is_some()).map(|p| p.name).collect();
-    let names: Vec<String> = block.value().as_mapping().into_iter().flatten().map(|(name, _)| key_text(name)).collect();
-    let [name] = names.as_slice() else {
-        let hint = format!("write {key}: {{ {}: {{ … }} }}", able.first().unwrap_or(&"mqtt"));
-        block.problem("", "exactly one protocol is expected here", Some(&hint));
-        return None;
-    };
-    let known = PROTOCOLS.iter().find(|p| p.name == name);
-    let Some(build) = known.and_then(|p| ability(p)) else {
-        let text = match known {
-            Some(_) => format!("`{name}` cannot {key}"),
-            None => format!("unknown protocol `{name}`"),
-        };
-        let hint = suggestion(name, able);
-        block.problem(name, text, Some(&hint));
-        return None;
-    };
-    build(&mut block.child(name))
-}
-
-fn schema(generator: &mut SchemaGenerator) -> Schema {
-    type Side = fn(&Protocol) -> Option<fn(&mut SchemaGenerator) -> Schema>;
-    let mut side = |of: Side, description: &str| {
-        let mut properties = Map::new();
-        for protocol in PROTOCOLS {
-            if let Some(schema) = of(protocol) {
-                properties.insert(protocol.name.into(), schema(generator).into());
-            }
-        }
-        Value::from(json_schema!({
-            "description": description, "type": "object", "properties": properties,
-            "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
-        }))
-    };
-    let send = side(|p| p.send_schema, "How the message is sent: one protocol with its options");
-    let receive = side(|p| p.receive_schema, "How it is received: one protocol with its options");
-    let described = |text: &str, schema: Schema| {
-        let mut schema = schema;
-        schema.insert("description".into(), text.into());
-        schema
-    };
-    let slow = described("The objective: arrived later counts as slow; 5s", generator.subschema_for::<TimeSpan>());
-    let lost = described("The horizon: absent until then counts as lost; 30s", generator.subschema_for::<TimeSpan>());
-    let sessions = generator.subschema_for::<Sessions>();
-    json_schema!({
-        "type": "object", "additionalProperties": false, "required": ["send", "receive"],
-        "properties": { "send": send, "receive": receive, "slow": slow, "lost_after": lost, "sessions": sessions },
-    })
 }
 
 #[cfg(test)]

@@ -167,13 +167,14 @@ fn understood<T: DeserializeOwned>(status: StatusCode, answer: &[u8]) -> Result<
     }
 }
 
-/// Who is asking, as far as the environment says: also behind `sudo`.
+/// Who is asking, as far as the environment says: also behind `sudo`; else by number.
 pub fn who() -> String {
-    ["SUDO_USER", "USER", "LOGNAME"]
-        .into_iter()
-        .filter_map(|name| std::env::var(name).ok())
-        .find(|name| !name.trim().is_empty())
-        .unwrap_or_else(|| "somebody".into())
+    use std::os::unix::fs::MetadataExt;
+    let named = ["SUDO_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    let mut named = named.filter(|name| !name.trim().is_empty());
+    // A process's own entry belongs to the user it runs as.
+    let numbered = || std::fs::metadata("/proc/self").map(|m| format!("user {}", m.uid())).ok();
+    named.next().or_else(numbered).unwrap_or_else(|| "somebody".into())
 }
 
 #[cfg(test)]

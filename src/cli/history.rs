@@ -16,9 +16,6 @@ use crate::{
     web::control::{CheckStatus, StatusReport},
 };
 
-/// Most open incidents shown above a status: more would push the checks off any screen.
-pub const OPEN_MAX: usize = 50;
-
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Failed(error.to_string())

@@ -145,6 +145,9 @@ async fn list(args: &List, cx: &mut Context) -> Result<Verdict, Failure> {
         let text = render::list(&incidents, now, cx.out.screen());
         store.say_if_alone(cx)?;
         cx.out.print(&text)?;
+        if incidents.len() == args.limit as usize {
+            cx.out.note(&format!("at most {} are shown; see --limit", args.limit));
+        }
     }
     Ok(Verdict::Fine)
 }

@@ -3,7 +3,7 @@
 //! `RUST_LOG` chooses what is logged (default `info`). A secret never reaches a log: whatever is logged has been
 //! masked where it was made, and secrets print as `***`.
 
-use std::{io::IsTerminal, os::unix::fs::MetadataExt};
+use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -17,15 +17,15 @@ use super::Failure;
 /// What is logged when `RUST_LOG` says nothing. Crates below are quiet: their failures reach us as values.
 const DEFAULT: &str = "info";
 
-/// Starts logging. To be called once, by commands that run on.
-pub fn start() -> Result<(), Failure> {
+/// Starts logging, in colour if wanted. To be called once, by commands that run on.
+pub fn start(colour: bool) -> Result<(), Failure> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|e| {
             Failure::usage(format!("RUST_LOG=`{text}` is not a log filter ({e}); try info or bongsu=debug"))
         })?,
         _ => EnvFilter::new(DEFAULT),
     };
-    let layer = layer(std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let layer = layer(std::env::var("JOURNAL_STREAM").ok().as_deref(), colour);
     let started = Registry::default().with(layer.with_filter(filter.and(filter_fn(is_safe)))).try_init();
     started.map_err(|e| Failure::failed(format!("cannot start logging: {e}")))
 }
@@ -35,13 +35,12 @@ fn is_safe(metadata: &tracing::Metadata<'_>) -> bool {
     !metadata.target().starts_with("h2") || *metadata.level() <= tracing::Level::INFO
 }
 
-fn layer(journal_stream: Option<&str>) -> Box<dyn Layer<Registry> + Send + Sync> {
+fn layer(journal_stream: Option<&str>, colour: bool) -> Box<dyn Layer<Registry> + Send + Sync> {
     if journal_stream.is_some_and(is_stderr)
         && let Ok(journal) = tracing_journald::layer()
     {
         return journal.with_syslog_identifier("bongsu".into()).boxed();
     }
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     tracing_subscriber::fmt::layer().compact().with_writer(std::io::stderr).with_ansi(colour).with_target(false).boxed()
 }
 

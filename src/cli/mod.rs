@@ -26,7 +26,7 @@ use std::{
     sync::Arc,
 };
 
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use self::output::Output;
 use crate::{
@@ -191,6 +191,16 @@ pub fn net_of(nameservers: Vec<SocketAddr>, masker: Masker) -> Result<Arc<Net>, 
     Net::new(NetOptions { nameservers, masker }).map_err(Failure::Failed)
 }
 
+/// Parses the process's command line; help, version and bad usage end the process here.
+pub fn parse() -> Cli {
+    let mut command = Cli::command();
+    // Help and errors of usage are shown while parsing, so before the option is known.
+    if std::env::args_os().any(|argument| argument == "--no-color") {
+        command = command.color(ColorChoice::Never);
+    }
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
+}
+
 /// Runs a parsed command line to its end and gives the exit code.
 pub fn main(cli: Cli) -> ExitCode {
     let Cli { global, command } = cli;
@@ -238,8 +248,6 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -95,7 +95,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     if timeout.is_some_and(|t| t.is_zero()) {
         return Err(Failure::usage("--timeout 0s leaves no time to ask"));
     }
-    let (urls, names): (Vec<&String>, Vec<&String>) = args.targets.iter().partition(|t| t.contains("://"));
+    let (urls, names): (Vec<&String>, Vec<&String>) = args.targets.iter().partition(|t| is_url(t));
     let mut targets = Vec::new();
     for url in &urls {
         targets.push(from_url(url, timeout, args.ip)?);
@@ -120,6 +120,11 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         cx.out.print(&text)?;
     }
     Ok(Verdict::of(fine))
+}
+
+/// A name of the configuration holds no colon, every URL does (`dns:example.com` is one).
+fn is_url(word: &str) -> bool {
+    word.contains(':')
 }
 
 /// What a URL asks, with the deadline and the families given.
@@ -326,6 +331,7 @@ mod tests {
             ("https://chat.example.com/x?y", "https/chat.example.com"),
             ("tcp://[::1]:25", "tcp/1"),
             ("mqtt+tls://b:1", "mqtt-tls/b"),
+            ("dns:example.com", "dns/target"),
             ("dns://", "dns/target"),
             ("nonsense", "url/target"),
         ];

@@ -27,12 +27,14 @@ pub struct Args {}
 
 /// Loads the configuration and hands it to the agent, with the signals that reload and end it.
 pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
-    logging::start()?;
+    logging::start(cx.out.stderr_colour())?;
     // Before anything slow: a signal that comes during the start must not be lost.
     let hangup = Arc::new(Mutex::new(catch(SignalKind::hangup())?));
     let (mut terminate, mut interrupt) = (catch(SignalKind::terminate())?, catch(SignalKind::interrupt())?);
-    let config = cx.load()?;
+    // A daemon's messages and its status name the file wherever they are read.
     let path = cx.config_path();
+    let path = std::path::absolute(&path).unwrap_or(path);
+    let config = config::load(&path, &OsEnvironment).map_err(|m| Failure::Config(Box::new(m)))?;
     let loader: agent::Loader =
         Arc::new(move || config::load(&path, &OsEnvironment).map_err(|mistakes| mistakes.to_string()));
     let reload = move || {

@@ -9,7 +9,7 @@ use super::{
         status::{self as render, Source},
     },
 };
-use crate::clock;
+use crate::{clock, store::ROWS_MAX};
 
 /// What is up now: open incidents, and every check with its state and latest observation
 ///
@@ -32,7 +32,7 @@ pub struct Args {
 /// Gathers and shows it.
 pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let store = history::open(cx).await?;
-    let open = store.incidents(true, None, history::OPEN_MAX)?;
+    let open = store.incidents(true, None, ROWS_MAX)?;
     let now = clock::now();
     let (source, checks) = match store.report() {
         Some(report) => (Source::Daemon(report), report.checks.clone()),

@@ -74,8 +74,10 @@ impl Checks {
 /// A check file whose head has been read.
 struct File<'d> {
     root: Place<'d>,
-    head: Option<RawService>,
-    defaults: Option<Level>,
+    /// The service; `None` when it has no name that could be read.
+    service: Option<Name>,
+    head: RawService,
+    defaults: Level,
 }
 
 /// A check whose own keys have been read.
@@ -83,8 +85,10 @@ struct Draft<'d> {
     place: Place<'d>,
     file: usize,
     name: CheckName,
+    /// Whether the name is the check's own. Without it the check cannot be referred to, but it can be judged.
+    named: bool,
     raw: RawCheck,
-    settings: Option<Level>,
+    settings: Level,
     /// The keys that say what is asked.
     kinds: Vec<String>,
 }
@@ -92,7 +96,7 @@ struct Draft<'d> {
 /// Resolves all documents but the first, which is `config.yaml`.
 pub(super) fn resolve(
     documents: &[Document],
-    general: &Option<Level>,
+    general: &Level,
     now: Timestamp,
     broken: bool,
     notes: &mut Notes,
@@ -103,39 +107,37 @@ pub(super) fn resolve(
     let mut drafts = Vec::new();
     for (doc, document) in documents.iter().enumerate().skip(1) {
         let file = head(Place::root(doc, document), notes);
-        checks.incomplete |= file.head.is_none();
-        checks.services.extend(file.head.as_ref().map(|head| head.service.clone()));
+        checks.incomplete |= file.service.is_none();
+        checks.services.extend(file.service.clone());
         let number = files.len();
         for item in file.root.child("checks").items(notes, "checks") {
-            match draft(item, number, file.head.as_ref(), notes) {
-                Some(draft) => drafts.push(draft),
-                None => checks.incomplete = true,
-            }
+            let draft = draft(item, number, file.service.as_ref(), notes);
+            checks.incomplete |= draft.as_ref().is_none_or(|draft| !draft.named);
+            drafts.extend(draft);
         }
         files.push(file);
     }
     let titles = titles(&files, notes);
-    for draft in &drafts {
+    for draft in drafts.iter().filter(|draft| draft.named) {
         register(draft, &mut checks, notes);
     }
-    let mut edges: BTreeMap<CheckName, Vec<CheckName>> = BTreeMap::new();
+    let mut edges = Edges::new();
     let mut formerly: BTreeMap<CheckName, (usize, Path)> = BTreeMap::new();
     for draft in &drafts {
         let depends_on = depends_on(draft, &checks, notes);
-        edges.insert(draft.name.clone(), depends_on.clone());
         let formerly = former_name(draft, &checks, &mut formerly, notes);
         let file = &files[draft.file];
-        let levels = [draft.settings.as_ref(), file.defaults.as_ref(), general.as_ref()];
-        if let Some(mut check) = build(draft, file, levels, now, notes) {
+        if let Some(mut check) = build(draft, file, general, now, notes) {
             check.title =
                 titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
-            check.depends_on = depends_on;
+            check.depends_on = depends_on.iter().map(|(name, _)| name.clone()).collect();
             check.formerly = formerly;
             check.fingerprint = fingerprint(&check, draft);
             checks.checks.push(Arc::new(check));
         }
+        edges.insert(draft.name.clone(), depends_on);
     }
-    dependency_cycles(&edges, &checks, documents, notes);
+    dependency_cycles(&edges, notes);
     checks.checks.sort_by(|a, b| a.name.cmp(&b.name));
     checks
 }
@@ -147,7 +149,7 @@ fn head<'d>(root: Place<'d>, notes: &mut Notes) -> File<'d> {
     if root.value.is_null() {
         let hint = "a check file needs `service` and `checks`; a file whose name begins with a dot is left alone";
         root.note(notes, "this check file is empty", Some(hint.into()));
-        return File { root, head: None, defaults: None };
+        return File { root, service: None, head: RawService::default(), defaults: Level::default() };
     }
     for (key, _) in root.entries(notes, "a check file with `service` and `checks`") {
         if !FILE_KEYS.contains(&key.as_str()) && !is_own_key(&key) {
@@ -155,17 +157,16 @@ fn head<'d>(root: Place<'d>, notes: &mut Notes) -> File<'d> {
         }
     }
     if !root.value.is_mapping() {
-        return File { root, head: None, defaults: None };
+        return File { root, service: None, head: RawService::default(), defaults: Level::default() };
     }
-    let head: Option<RawService> = root.read_keys(notes, &SERVICE_KEYS);
-    if let Some(head) = &head {
-        labels(&head.labels, &root.child("labels"), notes);
-        if let Some(title) = &head.title {
-            let place = root.child("title");
-            if title.trim().is_empty() || title.contains(char::is_control) {
-                place.note(notes, "a title is one line of text", None);
-            }
-        }
+    let (head, _) = root.read_keys::<RawService>(notes, &SERVICE_KEYS);
+    if root.child("service").value.is_null() {
+        let hint = Some("name the service these checks belong to: `service: mail`".into());
+        notes.key(root.doc, root.child("service").path, "`service` is missing", hint);
+    }
+    labels(&head.labels, &root.child("labels"), notes);
+    if head.title.as_ref().is_some_and(|title| title.trim().is_empty() || title.contains(char::is_control)) {
+        root.child("title").note(notes, "a title is one line of text", None);
     }
     let checks = root.child("checks");
     if checks.value.is_null() || checks.value.as_sequence().is_some_and(Vec::is_empty) {
@@ -173,7 +174,7 @@ fn head<'d>(root: Place<'d>, notes: &mut Notes) -> File<'d> {
         notes.key(root.doc, checks.path.clone(), text, Some("add `checks:`, a list of checks".into()));
     }
     let defaults = defaults(&root.child("defaults"), notes);
-    File { root, head, defaults }
+    File { root, service: head.service.clone(), head, defaults }
 }
 
 fn labels(labels: &Labels, place: &Place<'_>, notes: &mut Notes) {
@@ -188,7 +189,7 @@ fn labels(labels: &Labels, place: &Place<'_>, notes: &mut Notes) {
     }
 }
 
-fn draft<'d>(place: Place<'d>, file: usize, head: Option<&RawService>, notes: &mut Notes) -> Option<Draft<'d>> {
+fn draft<'d>(place: Place<'d>, file: usize, service: Option<&Name>, notes: &mut Notes) -> Option<Draft<'d>> {
     if !place.value.is_mapping() {
         place.note(notes, "a check is a mapping: `- name: …`, then what it asks", None);
         return None;
@@ -210,9 +211,12 @@ fn draft<'d>(place: Place<'d>, file: usize, head: Option<&RawService>, notes: &m
             }
         }
     }
-    let raw: Option<RawCheck> = place.read_keys(notes, &CHECK_KEYS);
-    let settings =
-        place.read_keys(notes, &SETTINGS_KEYS).map(|raw| Level { doc: place.doc, path: place.path.clone(), raw });
+    let (raw, _) = place.read_keys::<RawCheck>(notes, &CHECK_KEYS);
+    if place.child("name").value.is_null() {
+        notes.key(place.doc, place.path.clone(), "this check has no `name`", Some("add `name:`".into()));
+    }
+    let (settings, whole) = place.read_keys(notes, &SETTINGS_KEYS);
+    let settings = Level { doc: place.doc, path: place.path.clone(), raw: settings, whole };
     let shown = place.child("name").value.as_str().unwrap_or("this check").to_owned();
     if let [first, second, ..] = &kinds[..] {
         let at = place.child(second);
@@ -222,25 +226,23 @@ fn draft<'d>(place: Place<'d>, file: usize, head: Option<&RawService>, notes: &m
         let hint = format!("add one of {}", known_kinds.join(", "));
         notes.key(place.doc, place.path.clone(), format!("`{shown}` asks nothing"), Some(hint));
     }
-    let raw = raw?;
     labels(&raw.labels, &place.child("labels"), notes);
     // Without a service the check has no full name, but the rest of it can still be judged.
     let stand_in: Name = "unknown".parse().expect("`unknown` is a name");
-    let name = CheckName::new(head.map_or(&stand_in, |head| &head.service), &raw.name);
-    Some(Draft { place, file, name, raw, settings, kinds })
+    let named = service.is_some() && raw.name.is_some();
+    let name = CheckName::new(service.unwrap_or(&stand_in), raw.name.as_ref().unwrap_or(&stand_in));
+    Some(Draft { place, file, name, named, raw, settings, kinds })
 }
 
 /// The title of each service; two files of one service may not give two.
 fn titles(files: &[File<'_>], notes: &mut Notes) -> BTreeMap<Name, String> {
     let mut titles: BTreeMap<Name, (String, usize, Path)> = BTreeMap::new();
     for file in files {
-        let Some((head, title)) = file.head.as_ref().and_then(|head| Some((head, head.title.as_ref()?))) else {
-            continue;
-        };
+        let (Some(service), Some(title)) = (&file.service, &file.head.title) else { continue };
         let place = file.root.child("title");
-        match titles.get(&head.service) {
+        match titles.get(service) {
             Some((first, doc, path)) if first != title => {
-                let text = format!("the service `{}` has another title already: `{first}`", head.service);
+                let text = format!("the service `{service}` has another title already: `{first}`");
                 let hint = Some("give the title in one file only".into());
                 let problem = Problem { path: place.path, at: At::Value, text, hint };
                 let related = Some(("the first is at", *doc, path.clone()));
@@ -248,7 +250,7 @@ fn titles(files: &[File<'_>], notes: &mut Notes) -> BTreeMap<Name, String> {
             }
             Some(_) => {}
             None => {
-                titles.insert(head.service.clone(), (title.clone(), place.doc, place.path));
+                titles.insert(service.clone(), (title.clone(), place.doc, place.path));
             }
         }
     }
@@ -273,9 +275,12 @@ fn reference(text: &str, service: &Name) -> Result<CheckName, String> {
     if text.contains('/') { text.parse() } else { text.parse().map(|name| CheckName::new(service, &name)) }
 }
 
-fn depends_on(draft: &Draft<'_>, checks: &Checks, notes: &mut Notes) -> Vec<CheckName> {
+/// What each check depends on, and where that is written.
+type Edges<'d> = BTreeMap<CheckName, Vec<(CheckName, Place<'d>)>>;
+
+fn depends_on<'d>(draft: &Draft<'d>, checks: &Checks, notes: &mut Notes) -> Vec<(CheckName, Place<'d>)> {
     let list = draft.place.child("depends_on");
-    let mut found: Vec<CheckName> = Vec::new();
+    let mut found: Vec<(CheckName, Place<'d>)> = Vec::new();
     for (index, text) in draft.raw.depends_on.0.iter().enumerate() {
         let place = list.nth(index);
         match reference(text, &draft.name.service()) {
@@ -283,10 +288,12 @@ fn depends_on(draft: &Draft<'_>, checks: &Checks, notes: &mut Notes) -> Vec<Chec
             Ok(name) => {
                 if let Some(hint) = checks.unknown_check(&name) {
                     place.note(notes, format!("there is no check `{name}`"), Some(hint));
-                } else if found.contains(&name) {
+                } else if name == draft.name {
+                    place.note(notes, format!("`{name}` depends on itself"), Some("remove it".into()));
+                } else if found.iter().any(|(other, _)| *other == name) {
                     place.note(notes, format!("`{name}` is named twice"), Some("remove one".into()));
                 } else {
-                    found.push(name);
+                    found.push((name, place));
                 }
             }
         }
@@ -329,33 +336,23 @@ fn former_name(
     None
 }
 
-fn dependency_cycles(
-    edges: &BTreeMap<CheckName, Vec<CheckName>>,
-    checks: &Checks,
-    documents: &[Document],
-    notes: &mut Notes,
-) {
-    for circle in cycles(edges) {
+fn dependency_cycles(edges: &Edges<'_>, notes: &mut Notes) {
+    let names = edges.iter().map(|(from, to)| (from.clone(), to.iter().map(|(name, _)| name.clone()).collect()));
+    for circle in cycles(&names.collect()) {
         let way = circle.iter().chain(circle.first()).map(CheckName::as_str).collect::<Vec<_>>().join(" → ");
-        let Some((doc, path)) = checks.names.get(&circle[0]) else { continue };
-        let mut check = path.clone();
-        check.pop();
-        let place = Place { path: check, ..Place::root(*doc, &documents[*doc]) };
-        let hint = "of checks that wait for each other, none says which has failed; remove one `depends_on`";
-        place.child("depends_on").note(notes, format!("dependencies in a circle: {way}"), Some(hint.into()));
+        let next = circle.get(1);
+        let place = edges.get(&circle[0]).and_then(|to| to.iter().find(|(name, _)| Some(name) == next));
+        if let Some((_, place)) = place {
+            let hint = "of checks that wait for each other, none says which has failed; remove one `depends_on`";
+            place.note(notes, format!("dependencies in a circle: {way}"), Some(hint.into()));
+        }
     }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // The check itself
 
-fn build(
-    draft: &Draft<'_>,
-    file: &File<'_>,
-    levels: [Option<&Level>; 3],
-    now: Timestamp,
-    notes: &mut Notes,
-) -> Option<Check> {
+fn build(draft: &Draft<'_>, file: &File<'_>, general: &Level, now: Timestamp, notes: &mut Notes) -> Option<Check> {
     let kind = draft.kinds.first();
     let cron = cron(draft, now, notes);
     let timing = match &cron {
@@ -363,12 +360,11 @@ fn build(
         Some(None) => Timing::Cron(std::time::Duration::from_secs(86_400)),
         None => Timing::Every,
     };
-    // A level that could not be read leaves out nothing but itself; its mistakes have been told.
-    let levels: Vec<&Level> = levels.into_iter().flatten().collect();
+    let levels = [&draft.settings, &file.defaults, general];
     let objective = kind.is_some_and(|kind| crate::protocol::by_name(kind).is_none());
     let Settled { every, settings, thresholds } = settle(&levels, timing, objective, notes);
     let ask = ask(draft, kind?, &settings, notes)?;
-    let mut labels = file.head.as_ref().map(|head| head.labels.clone()).unwrap_or_default();
+    let mut labels = file.head.labels.clone();
     labels.extend(draft.raw.labels.clone());
     Some(Check {
         name: draft.name.clone(),
@@ -414,7 +410,7 @@ fn cron(draft: &Draft<'_>, now: Timestamp, notes: &mut Notes) -> Option<Option<S
         return None;
     };
     let every = place.child("every");
-    if draft.settings.as_ref().is_some_and(|settings| settings.raw.every.is_some()) {
+    if !every.value.is_null() {
         let text = "a check has either `every` or `cron`";
         notes.key(every.doc, every.path, text, Some("remove one of the two".into()));
     }
@@ -435,11 +431,7 @@ fn cron(draft: &Draft<'_>, now: Timestamp, notes: &mut Notes) -> Option<Option<S
     let cron_place = place.child("cron");
     match Cron::parse(line, zone) {
         Err(wrong) => {
-            cron_place.note(
-                notes,
-                wrong,
-                Some("write five fields (minute hour day month weekday), or six with seconds first".into()),
-            );
+            cron_place.note(notes, wrong, None);
             Some(None)
         }
         Ok(cron) => {

@@ -118,7 +118,9 @@ impl Broken {
             }
         };
         let line_text = lines.get(line - 1).copied().unwrap_or_default();
-        let mut mistake = Mistake::at(shown, line, column, 1, line_text);
+        let alias = line_text.chars().skip(column - 1).take_while(|c| *c == '*' || c.is_alphanumeric()).count();
+        let length = if self.text.contains("unknown anchor") { alias } else { 1 };
+        let mut mistake = Mistake::at(shown, line, column, length, line_text);
         mistake.text = self.text;
         mistake.help = self.hint.or_else(|| syntax_hint(&lines, line, column, &mistake.text));
         Box::new(mistake)
@@ -132,6 +134,9 @@ fn syntax_hint(lines: &[&str], line: usize, column: usize, text: &str) -> Option
     let here = line_text.chars().nth(column - 1);
     if indent.contains('\t') || here == Some('\t') {
         return Some("YAML is indented with spaces; replace the tab".into());
+    }
+    if text.contains("unknown anchor") {
+        return Some("an anchor `&name` must stand above its alias `*name`, in the same file".into());
     }
     if text.contains("mapping values are not allowed") {
         return Some("put a text that holds `: ` in quotes, or check the indentation".into());
@@ -191,7 +196,7 @@ fn broken(error: &serde_yaml::Error, state: &State) -> Broken {
     let whole = error.to_string();
     if state.values.get() > VALUES_MAX || whole.contains("repetition limit") {
         return Broken {
-            text: format!("the aliases of this file stand for more than {VALUES_MAX} values"),
+            text: format!("the aliases of this file stand for more than {} million values", VALUES_MAX / 1_000_000),
             place: None,
             hint: Some("write less of it by aliases of aliases".into()),
         };

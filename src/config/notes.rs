@@ -1,7 +1,7 @@
 //! Mistakes while they are being gathered: a file's number and a path in it. Lines and columns are looked up at the
 //! end, in one go for each file that has any.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -61,13 +61,24 @@ impl Notes {
         self.notes.len() + self.complete.len()
     }
 
+    /// A value whose reference gives nothing need not be told to be empty as well.
+    fn drop_consequences(&mut self) {
+        let unresolved: HashSet<(usize, Path)> = self
+            .notes
+            .iter()
+            .filter(|note| note.needle.is_some())
+            .map(|note| (note.doc, note.problem.path.clone()))
+            .collect();
+        self.notes.retain(|note| note.needle.is_some() || !unresolved.contains(&(note.doc, note.problem.path.clone())));
+    }
+
     /// Turns them into what a person reads; `None` when there are none.
     pub fn into_mistakes(mut self, documents: &[Document], secrets: &Secrets) -> Option<Mistakes> {
         let duplicates = documents.iter().any(|d| d.duplicates);
         if self.count() == 0 && !duplicates {
             return None;
         }
-        self.notes.sort_by_key(|n| n.doc);
+        self.drop_consequences();
         let mut positions: Vec<Option<Positions<'_>>> = documents.iter().map(|_| None).collect();
         for (doc, document) in documents.iter().enumerate() {
             let related = |n: &Note| n.related.as_ref().is_some_and(|(_, other, _)| *other == doc);
@@ -168,11 +179,11 @@ fn masked(text: &str, document: &Document, path: &[Segment], secrets: &Secrets) 
     if let (Some(Value::String(raw)), Some(Value::String(value))) = (at(&document.raw, path), at(&document.value, path))
         && raw != value
     {
-        for whole in [value.clone(), one_line(value, usize::MAX)] {
+        for whole in [value.clone(), one_line(value, value.len() + 2)] {
             text = text.replace(&format!("`{whole}`"), "`***`");
         }
         let exact = secrets.masker().mask(&text).into_owned();
-        let flat: Vec<char> = one_line(value, usize::MAX).chars().collect();
+        let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
         let left = flat.windows(PIECE_CHARS).any(|piece| {
             let piece: String = piece.iter().collect();
             exact.contains(&piece) && !raw.contains(&piece)
@@ -272,21 +283,40 @@ impl<'d> Place<'d> {
         self.options(notes, |options| options.read())
     }
 
-    /// Reads a `T` from some keys of a mapping.
-    pub fn read_keys<T: DeserializeOwned>(&self, notes: &mut Notes, keys: &[&str]) -> Option<T> {
-        let part: Mapping = self
-            .value
-            .as_mapping()
-            .into_iter()
-            .flatten()
-            .filter(|(key, _)| keys.contains(&key_text(key).as_str()))
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        let part = Value::Mapping(part);
+    /// Reads a `T` from some keys of a mapping. Keys that hold mistakes are left out of it, so that the rest can be
+    /// judged; the flag tells whether nothing was left out.
+    pub fn read_keys<T: DeserializeOwned + Default>(&self, notes: &mut Notes, keys: &[&str]) -> (T, bool) {
+        let mut part = Mapping::new();
+        for (key, value) in self.value.as_mapping().into_iter().flatten() {
+            if keys.contains(&key_text(key).as_str()) {
+                part.insert(key.clone(), value.clone());
+            }
+        }
+        let read = |part: &Mapping, problems: &mut Vec<Problem>| {
+            let part = Value::Mapping(part.clone());
+            Options::new(&part, self.path.clone(), &self.document.directory, problems).read()
+        };
         let mut problems = Vec::new();
-        let read = Options::new(&part, self.path.clone(), &self.document.directory, &mut problems).read();
+        if let Some(whole) = read(&part, &mut problems) {
+            return (whole, true);
+        }
+        part.retain(|key, _| {
+            let key = Segment::Key(key_text(key));
+            problems.iter().all(|problem| problem.path.get(self.path.len()) != Some(&key))
+        });
+        let rest = read(&part, &mut Vec::new()).unwrap_or_default();
         self.take(notes, problems);
-        read
+        (rest, false)
+    }
+
+    /// Reads a `T` from a mapping that may have these keys and no others.
+    pub fn read_section<T: DeserializeOwned + Default>(&self, notes: &mut Notes, keys: &[&str], what: &str) -> T {
+        for (key, _) in self.entries(notes, what) {
+            if !keys.contains(&key.as_str()) {
+                self.unknown_key(notes, &key, keys);
+            }
+        }
+        self.read_keys(notes, keys).0
     }
 
     /// Lets `build` read the value as a block of options.

@@ -337,7 +337,7 @@ mod tests {
     fn path(text: &str) -> Path {
         text.split('.')
             .filter(|s| !s.is_empty())
-            .map(|s| s.parse().map_or_else(|_| Segment::Key(s.into()), Segment::Index))
+            .map(|s| s.parse().ok().filter(|n| *n < 100).map_or_else(|| Segment::Key(s.into()), Segment::Index))
             .collect()
     }
 
@@ -362,7 +362,7 @@ mod tests {
             ("checks.1.empty", At::Value, 6, 5, "empty"),
             ("checks.1.list", At::Value, 7, 5, "list"),
             ("checks.1.list.0", At::Value, 8, 7, "7"),
-            ("checks.1.text", At::Value, 9, 11, "|"),
+            ("checks.1.text", At::Value, 10, 7, "long"),
             ("", At::Key, 1, 1, "service"),
             ("checks", At::Value, 2, 1, "checks"),
         ];

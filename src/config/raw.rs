@@ -242,14 +242,16 @@ pub(super) struct RawDegraded {
     pub window: Option<TimeSpan>,
 }
 
-/// Which incidents go to which channels, and after how long an outage.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// Which incidents go to which channels, and after how long an outage; read part by part.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRoute {
     /// Which incidents; all of them by default.
     #[serde(default, rename = "match")]
+    #[allow(dead_code, reason = "named for the schema; read part by part")]
     pub matches: RawMatch,
     /// Who is told when.
+    #[allow(dead_code, reason = "named for the schema; read part by part")]
     pub steps: Vec<RawStep>,
 }
 
@@ -268,26 +270,28 @@ pub(super) struct RawMatch {
     pub labels: BTreeMap<String, String>,
 }
 
-/// One step of a route.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// One step of a route. That it must tell somebody is said where it is read.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStep {
     /// Age of the outage at which this step is due; 0s by default.
     #[serde(default)]
     pub after: TimeSpan,
     /// Names of channels.
+    #[serde(default)]
     pub to: OneOrMany<Name>,
     /// How often they are told again while the outage lasts; never by default.
     #[serde(default)]
     pub repeat: Option<TimeSpan>,
 }
 
-/// The head of a check file.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// The head of a check file. That it must have a service is said where it is read, which goes on without one.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawService {
     /// Name of the service all checks of this file belong to.
-    pub service: Name,
+    #[serde(default)]
+    pub service: Option<Name>,
     /// What people call the service; its name by default.
     #[serde(default)]
     pub title: Option<String>,
@@ -296,12 +300,13 @@ pub(super) struct RawService {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a check has beside its settings and the question it asks.
-#[derive(Debug, Deserialize, JsonSchema)]
+/// What a check has beside its settings and the question it asks. That it must have a name is said where it is read.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCheck {
     /// Its name within the service.
-    pub name: Name,
+    #[serde(default)]
+    pub name: Option<Name>,
     /// A cron line of five or six fields (the first of six is seconds), instead of `every`.
     #[serde(default)]
     pub cron: Option<String>,
@@ -319,6 +324,18 @@ pub(super) struct RawCheck {
     pub formerly: Option<String>,
 }
 
+/// Keys of [`RawAgent`].
+pub(super) const AGENT_KEYS: [&str; 3] = ["name", "nameservers", "socket"];
+/// Keys of [`RawStore`].
+pub(super) const STORE_KEYS: [&str; 2] = ["path", "keep"];
+/// Keys of [`RawWeb`].
+pub(super) const WEB_KEYS: [&str; 1] = ["listen"];
+/// Keys of [`RawRoute`].
+pub(super) const ROUTE_KEYS: [&str; 2] = ["match", "steps"];
+/// Keys of [`RawMatch`].
+pub(super) const MATCH_KEYS: [&str; 4] = ["service", "check", "severity", "labels"];
+/// Keys of [`RawStep`].
+pub(super) const STEP_KEYS: [&str; 3] = ["after", "to", "repeat"];
 /// Keys of [`RawSettings`].
 pub(super) const SETTINGS_KEYS: [&str; 6] = ["every", "timeout", "slow", "ip", "outage", "degraded"];
 /// Keys of [`RawCheck`].

@@ -18,7 +18,10 @@ use super::{
     document::Document,
     mistakes::Mistake,
     notes::{Notes, Place, Secrets},
-    raw::{CONFIG_KEYS, OneOrMany, RawAgent, RawRoute, RawSettings, RawStore, RawWeb, is_own_key},
+    raw::{
+        AGENT_KEYS, CONFIG_KEYS, MATCH_KEYS, OneOrMany, ROUTE_KEYS, RawAgent, RawMatch, RawStep, RawStore, RawWeb,
+        SETTINGS_KEYS, STEP_KEYS, STORE_KEYS, WEB_KEYS, is_own_key,
+    },
     secrets::{Environment, Resolver, io_text},
     settle::{Level, Timing, settle},
 };
@@ -143,18 +146,14 @@ fn check_files(root: &Place<'_>, directory: &Path, notes: &mut Notes) -> Vec<Pat
             Ok(metadata) if metadata.is_dir() => list(&place, &path, 0, &mut found, notes),
             Ok(_) => found.push(path),
             Err(e) => {
-                let hint = format!("create it; names are relative to {}", shown_directory(directory));
-                place.note(notes, format!("{} cannot be read: {}", path.display(), io_text(&e)), Some(hint));
+                let hint = "create it, or correct its name, which is relative to this file";
+                place.note(notes, format!("`{name}` cannot be read: {}", io_text(&e)), Some(hint.into()));
             }
         }
     }
     let mut seen = BTreeSet::new();
     found.retain(|file| seen.insert(file.clone()));
     found
-}
-
-fn shown_directory(directory: &Path) -> String {
-    if directory.as_os_str().is_empty() { "this file's directory".into() } else { directory.display().to_string() }
 }
 
 fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathBuf>, notes: &mut Notes) {
@@ -218,17 +217,20 @@ fn sections(documents: &[Document], environment: &dyn Environment, broken: bool,
 }
 
 /// Reads a section of settings; mistakes that its values make together are told even if no check uses them.
-pub(super) fn defaults(place: &Place<'_>, notes: &mut Notes) -> Option<Level> {
-    if place.value.is_null() {
-        return Some(Level { doc: place.doc, path: place.path.clone(), raw: RawSettings::default() });
+pub(super) fn defaults(place: &Place<'_>, notes: &mut Notes) -> Level {
+    for (key, _) in place.entries(notes, "default settings") {
+        if !SETTINGS_KEYS.contains(&key.as_str()) {
+            place.unknown_key(notes, &key, &SETTINGS_KEYS);
+        }
     }
-    let level = Level { doc: place.doc, path: place.path.clone(), raw: place.read(notes)? };
+    let (raw, whole) = place.read_keys(notes, &SETTINGS_KEYS);
+    let level = Level { doc: place.doc, path: place.path.clone(), raw, whole };
     settle(&[&level], Timing::Every, true, notes);
-    Some(level)
+    level
 }
 
 fn store(place: &Place<'_>, environment: &dyn Environment, notes: &mut Notes) -> (StoreConfig, bool) {
-    let raw: RawStore = place.read(notes).unwrap_or_default();
+    let raw: RawStore = place.read_section(notes, &STORE_KEYS, "the store");
     let is_default = raw.path.is_none();
     let path = match raw.path {
         Some(path) if path.is_empty() => {
@@ -264,7 +266,7 @@ fn agent(
     store_is_default: bool,
     notes: &mut Notes,
 ) -> Agent {
-    let raw: RawAgent = place.read(notes).unwrap_or_default();
+    let raw: RawAgent = place.read_section(notes, &AGENT_KEYS, "the agent");
     let mut nameservers = Vec::new();
     for (index, text) in raw.nameservers.0.iter().enumerate() {
         let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)));
@@ -304,7 +306,7 @@ fn host_name(environment: &dyn Environment) -> Name {
 }
 
 fn web(place: &Place<'_>, notes: &mut Notes) -> Web {
-    let raw: RawWeb = place.read(notes).unwrap_or_default();
+    let raw: RawWeb = place.read_section(notes, &WEB_KEYS, "the web listener");
     let listen = match raw.listen.map(|text| text.parse::<SocketAddr>().map_err(|_| text)) {
         None => LISTEN_DEFAULT,
         Some(Ok(listen)) => listen,
@@ -419,62 +421,65 @@ fn route(place: &Place<'_>, names: &BTreeSet<String>, checks: &Checks, notes: &m
         place.note(notes, "this route is empty", Some("give it `steps`".into()));
         return None;
     }
-    let raw: RawRoute = place.read(notes)?;
-    let matches = place.child("match");
-    for (index, service) in raw.matches.service.0.iter().enumerate() {
-        if let Some(hint) = checks.unknown_service(service) {
-            let text = format!("there is no service `{service}`");
-            matches.child("service").nth(index).note(notes, text, Some(hint));
+    for (key, _) in place.entries(notes, "a route") {
+        if !ROUTE_KEYS.contains(&key.as_str()) {
+            place.unknown_key(notes, &key, &ROUTE_KEYS);
         }
     }
-    for (index, check) in raw.matches.check.0.iter().enumerate() {
-        if let Some(hint) = checks.unknown_check(check) {
-            matches.child("check").nth(index).note(notes, format!("there is no check `{check}`"), Some(hint));
-        }
-    }
+    let matches = matches(&place.child("match"), checks, notes);
     let steps_place = place.child("steps");
-    if raw.steps.is_empty() {
-        steps_place.note(
-            notes,
-            "a route without steps tells nobody",
-            Some("add `- { after: 0s, to: [CHANNEL] }`".into()),
-        );
+    let items = steps_place.items(notes, "steps");
+    let none = matches!(steps_place.value, Value::Null | Value::Sequence(_)) && items.is_empty();
+    if none && place.value.is_mapping() {
+        let hint = Some("add `steps:` with `- { after: 0s, to: [CHANNEL] }`".into());
+        notes.key(place.doc, steps_place.path, "a route without steps tells nobody", hint);
     }
     let mut before = Duration::ZERO;
-    let mut steps = Vec::new();
-    for (index, step) in raw.steps.into_iter().enumerate() {
-        let place = steps_place.nth(index);
-        if step.after.0 < before {
-            let text = format!("this step is due after {}, before the one above it ({})", step.after, TimeSpan(before));
-            place.child("after").note(notes, text, Some("put the steps in the order of their `after`".into()));
+    let steps = items.iter().filter_map(|item| step(item, &mut before, names, notes)).collect();
+    Some(Route { matches, steps })
+}
+
+fn matches(place: &Place<'_>, checks: &Checks, notes: &mut Notes) -> Match {
+    let raw: RawMatch = place.read_section(notes, &MATCH_KEYS, "what a route matches");
+    for (index, service) in raw.service.0.iter().enumerate() {
+        if let Some(hint) = checks.unknown_service(service) {
+            place.child("service").nth(index).note(notes, format!("there is no service `{service}`"), Some(hint));
         }
-        before = before.max(step.after.0);
-        step_channels(&place, &step.to.0, names, notes);
-        if let Some(repeat) = step.repeat.filter(|repeat| repeat.0 < REPEAT_MIN) {
-            let hint = "leave `repeat` out to tell once";
-            place.child("repeat").note(
-                notes,
-                format!("repeating every {repeat} is too often; the least is 1s"),
-                Some(hint.into()),
-            );
-        }
-        steps.push(Step { after: step.after.0, to: step.to.0, repeat: step.repeat.map(|span| span.0) });
     }
-    Some(Route {
-        matches: Match {
-            services: raw.matches.service.0,
-            checks: raw.matches.check.0,
-            severities: raw.matches.severity.0,
-            labels: raw.matches.labels,
-        },
-        steps,
-    })
+    for (index, check) in raw.check.0.iter().enumerate() {
+        if let Some(hint) = checks.unknown_check(check) {
+            place.child("check").nth(index).note(notes, format!("there is no check `{check}`"), Some(hint));
+        }
+    }
+    Match { services: raw.service.0, checks: raw.check.0, severities: raw.severity.0, labels: raw.labels }
+}
+
+/// One step; `before` is when the step above it is due.
+fn step(place: &Place<'_>, before: &mut Duration, names: &BTreeSet<String>, notes: &mut Notes) -> Option<Step> {
+    if !place.value.is_mapping() {
+        place.note(notes, "a step is a mapping such as `{ after: 10m, to: [CHANNEL] }`", None);
+        return None;
+    }
+    let raw: RawStep = place.read_section(notes, &STEP_KEYS, "a step");
+    if raw.after.0 < *before {
+        let text = format!("this step is due after {}, before the one above it ({})", raw.after, TimeSpan(*before));
+        let hint = "put the steps in the order of their `after`, which is 0s where it is left out";
+        notes.value(place.doc, place.child("after").path, text, Some(hint.into()));
+    }
+    *before = raw.after.0.max(*before);
+    step_channels(place, &raw.to.0, names, notes);
+    if let Some(repeat) = raw.repeat.filter(|repeat| repeat.0 < REPEAT_MIN) {
+        let text = format!("repeating every {repeat} is too often; the least is {}", TimeSpan(REPEAT_MIN));
+        place.child("repeat").note(notes, text, Some("leave `repeat` out to tell once".into()));
+    }
+    Some(Step { after: raw.after.0, to: raw.to.0, repeat: raw.repeat.map(|span| span.0) })
 }
 
 fn step_channels(place: &Place<'_>, to: &[Name], names: &BTreeSet<String>, notes: &mut Notes) {
     let list = place.child("to");
-    if to.is_empty() && !matches!(list.value, Value::Null) {
-        list.note(notes, "this step tells nobody", Some("name at least one channel".into()));
+    if list.value.is_null() || list.value.as_sequence().is_some_and(Vec::is_empty) {
+        let hint = Some("name at least one channel: `to: [CHANNEL]`".into());
+        notes.value(list.doc, list.path.clone(), "this step tells nobody", hint);
     }
     for (index, name) in to.iter().enumerate() {
         if !names.contains(name.as_str()) {

@@ -41,8 +41,10 @@ pub(super) struct Level {
     pub doc: usize,
     /// The mapping that holds them.
     pub path: Path,
-    /// As typed.
+    /// As typed, without the keys that hold mistakes.
     pub raw: RawSettings,
+    /// Whether no key was left out. With one left out, the others cannot be compared.
+    pub whole: bool,
 }
 
 /// When the check is asked, as far as its settings depend on it.
@@ -77,10 +79,10 @@ struct Settling<'l, 'n> {
 pub(super) fn settle(levels: &[&Level], timing: Timing, objective: bool, notes: &mut Notes) -> Settled {
     let mut settling = Settling { levels, notes };
     let (every_from, every) = settling.every(timing);
-    let timeout = settling.timeout(every_from, every);
+    let ip = settling.pick(|s| s.ip).map_or(Families::default(), |(_, ip)| ip);
+    let timeout = settling.timeout(every_from, every, ip);
     let slow = settling.slow(timeout, objective);
-    let settings =
-        Settings { timeout: timeout.1, slow, ip: settling.pick(|s| s.ip).map_or(Families::default(), |(_, ip)| ip) };
+    let settings = Settings { timeout: timeout.1, slow, ip };
     let thresholds = settling.thresholds(every_from, every);
     Settled { every, settings, thresholds }
 }
@@ -99,6 +101,13 @@ impl Settling<'_, '_> {
         let level = self.levels[level];
         let path = keys.iter().fold(level.path.clone(), |path, key| below(&path, key));
         self.notes.value(level.doc, path, text, hint);
+    }
+
+    /// Notes that two settings contradict each other, if both are known.
+    fn contradiction(&mut self, origin: Origin<'_>, text: String, hint: impl Into<String>) {
+        if self.levels.iter().all(|level| level.whole) {
+            self.wrong(origin, text, Some(hint.into()));
+        }
     }
 
     /// Holds a span between two bounds.
@@ -125,22 +134,26 @@ impl Settling<'_, '_> {
         }
     }
 
-    fn timeout(&mut self, every_from: Option<usize>, every: Duration) -> (usize, Duration) {
+    /// The timeout and its level. All attempts of one run fit into the interval.
+    fn timeout(&mut self, every_from: Option<usize>, every: Duration, ip: Families) -> (usize, Duration) {
+        let room = if ip == Families::Both { every / 2 } else { every };
         let Some((level, timeout)) = self.pick_span(|s| s.timeout) else {
-            let timeout = if every_from.is_some() { TIMEOUT.min(every) } else { TIMEOUT };
+            let timeout = if every_from.is_some() { TIMEOUT.min(room) } else { TIMEOUT };
             return (self.levels.len(), timeout);
         };
         let least = Duration::from_millis(1);
         let timeout = self.bounded((level, &["timeout"]), timeout, least, TIMEOUT_MAX);
         match every_from {
-            Some(from) if timeout > every && level <= from => {
+            Some(from) if timeout > room && level <= from => {
+                let (twice, every) = (if room < every { "twice " } else { "" }, TimeSpan(every));
                 let text =
-                    format!("the timeout of {} is longer than the interval of {}", TimeSpan(timeout), TimeSpan(every));
+                    format!("{twice}the timeout of {} is longer than the interval of {every}", TimeSpan(timeout));
                 let hint = "an attempt that hangs would delay the next one; lower `timeout` or raise `every`";
-                self.wrong((level, &["timeout"]), text, Some(hint.into()));
-                (level, every)
+                let hint = if room < every.0 { format!("`ip: both` makes two attempts; {hint}") } else { hint.into() };
+                self.contradiction((level, &["timeout"]), text, hint);
+                (level, room)
             }
-            Some(_) => (level, timeout.min(every)),
+            Some(_) => (level, timeout.min(room)),
             None => (level, timeout),
         }
     }
@@ -162,7 +175,7 @@ impl Settling<'_, '_> {
                 TimeSpan(slow),
                 TimeSpan(timeout)
             );
-            self.wrong((level, &["slow"]), text, Some("lower `slow` or raise `timeout`".into()));
+            self.contradiction((level, &["slow"]), text, "lower `slow` or raise `timeout`");
         }
         None
     }
@@ -194,7 +207,7 @@ impl Settling<'_, '_> {
             Some(from) if confirm > every && level <= from => {
                 let text = format!("{} is longer than the interval of {}", TimeSpan(confirm), TimeSpan(every));
                 let hint = "a suspect check is asked sooner than usual, not later";
-                self.wrong((level, &keys), text, Some(hint.into()));
+                self.contradiction((level, &keys), text, hint);
                 every
             }
             _ => confirm.min(every.max(EVERY_MIN)),
@@ -221,7 +234,7 @@ impl Settling<'_, '_> {
                         TimeSpan(window),
                         TimeSpan(every)
                     );
-                    self.wrong((level, &keys), text, Some("make it many intervals long".into()));
+                    self.contradiction((level, &keys), text, "make it many intervals long");
                 }
                 window
             }
@@ -241,7 +254,7 @@ mod tests {
     use super::*;
 
     fn level(yaml: &str) -> Level {
-        Level { doc: 0, path: Vec::new(), raw: serde_yaml::from_str(yaml).expect("settings") }
+        Level { doc: 0, path: Vec::new(), raw: serde_yaml::from_str(yaml).expect("settings"), whole: true }
     }
 
     fn settled(levels: &[&str], timing: Timing, objective: bool) -> (Settled, usize) {

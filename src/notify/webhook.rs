@@ -429,11 +429,21 @@ impl Webhook {
             // A kept connection would be found dead just when it is needed: alerts are rare.
             .pool_max_idle_per_host(0)
             .dns_resolver(Arc::new(Lookup { net: net.clone(), timeout: self.timeout }));
-        if self.url.scheme() == "https" {
-            builder = builder.tls_backend_preconfigured(self.tls.config(net, Arc::new(Seen::default()))?);
-        }
+        builder = builder.tls_backend_preconfigured(match self.url.scheme() {
+            "https" => self.tls.config(net, Arc::new(Seen::default()))?,
+            // Never used, but reqwest builds no client without one; it need not read the platform's roots.
+            _ => trustless()?,
+        });
         builder.build().map_err(|error| format!("the HTTP client cannot be built: {}", error.without_url()))
     }
+}
+
+/// A TLS configuration that trusts nobody.
+fn trustless() -> Result<rustls::ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    Ok(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
 }
 
 /// The process's resolver, as reqwest asks it.

@@ -15,28 +15,28 @@
 //! dns: { server: "192.0.2.53", name: mail.example.com, type: MX, expect: { contains: ["10 mx.example.com"] } }
 //! ```
 
+mod options;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hickory_resolver::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
 };
-use schemars::JsonSchema;
-use serde::Deserialize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UdpSocket,
 };
-use url::Url;
 
+use self::options::{DnsOptions, Over, RCODES, from_url, question, server, wanted};
 use crate::{
     clock,
     observation::{Kind, Phase, Reason, one_line},
-    options::{Options, suggestion},
+    options::Options,
     protocol::{
         Attempt, Boxed, Probe, Protocol,
         matcher::SHOWN_CHARS_MAX,
-        wire::{Stream, TlsClient, TlsOptions, host_and_port, system_nameservers},
+        wire::{Stream, TlsClient, host_and_port},
     },
 };
 
@@ -65,71 +65,6 @@ pub static DNS: Protocol = Protocol {
     receive: None,
 };
 
-/// Options of `dns`.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct DnsOptions {
-    /// All in one: `dns://server:port/name?type=MX`; instead of `server`, `name` and `type`.
-    pub url: Option<String>,
-    /// The name server, as `host` or `host:port`; default: the first of the system's.
-    pub server: Option<String>,
-    /// The name to ask for; default: the root.
-    pub name: Option<String>,
-    /// The type of record, such as A, AAAA, MX, TXT; default: A, and NS for the root.
-    #[serde(rename = "type")]
-    pub record: Option<String>,
-    /// How to ask: by `udp` (default), `tcp` or `tls`.
-    #[serde(default)]
-    pub over: Over,
-    /// Whom to trust, over `tls`.
-    #[serde(default)]
-    pub tls: TlsOptions,
-    /// What the answer must be; default: NOERROR with at least one record.
-    #[serde(default)]
-    pub expect: Expect,
-}
-
-/// What carries the question.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Over {
-    /// Datagrams, and TCP when the answer does not fit.
-    #[default]
-    Udp,
-    /// TCP (RFC 7766).
-    Tcp,
-    /// TLS (RFC 7858).
-    Tls,
-}
-
-/// What the answer must be; all that is given must hold.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct Expect {
-    /// The response code: NOERROR (default), NXDOMAIN, REFUSED …
-    pub rcode: Option<String>,
-    /// Records that must be among the answers, as `dig +short` shows them.
-    pub contains: Vec<String>,
-    /// The answers, no more and no less, in any order.
-    pub equals: Option<Vec<String>>,
-    /// Least number of answers (default 1 for NOERROR).
-    pub at_least: Option<usize>,
-}
-
-const RCODES: &[(&str, ResponseCode)] = &[
-    ("NOERROR", ResponseCode::NoError),
-    ("FORMERR", ResponseCode::FormErr),
-    ("SERVFAIL", ResponseCode::ServFail),
-    ("NXDOMAIN", ResponseCode::NXDomain),
-    ("NOTIMP", ResponseCode::NotImp),
-    ("REFUSED", ResponseCode::Refused),
-    ("NOTAUTH", ResponseCode::NotAuth),
-    ("NOTZONE", ResponseCode::NotZone),
-];
-
-const TYPES: &[&str] =
-    &["A", "AAAA", "CAA", "CNAME", "MX", "NAPTR", "NS", "PTR", "SOA", "SRV", "TLSA", "TXT", "SVCB", "HTTPS"];
-
 /// A resolved `dns` probe.
 struct DnsProbe {
     server: Option<(String, u16)>,
@@ -156,7 +91,7 @@ impl DnsProbe {
         }
         let server = server(options, raw.server.as_deref(), raw.over);
         let question = question(options, raw.name.as_deref(), raw.record.as_deref());
-        let tls = raw.tls.client(&mut options.child("tls"), &["dot"]);
+        let tls = raw.tls.client(&mut options.child("tls"), &[]);
         let wanted = wanted(options, raw.expect);
         Some(Self { server: server?, over: raw.over, question: question?, tls: tls?, wanted: wanted? })
     }
@@ -385,119 +320,6 @@ fn judge(wanted: &Wanted, evidence: &Evidence) -> Result<(), String> {
         return Err(format!("{}, expected at least {}", evidence.listed(), wanted.at_least));
     }
     Ok(())
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// Options
-
-/// `dns://192.0.2.53:53/example.com?type=MX` (after RFC 4501, which has no place for `over`).
-fn from_url(options: &mut Options<'_>, text: &str, raw: &mut DnsOptions) -> Option<()> {
-    let mut problem = |text: String| options.problem("url", text, Some("write it as dns://server/name?type=A"));
-    if raw.server.is_some() || raw.name.is_some() || raw.record.is_some() {
-        problem("`url` already says server, name and type".into());
-        return None;
-    }
-    let url = match Url::parse(text) {
-        Ok(url) if url.scheme() == "dns" => url,
-        Ok(url) => {
-            problem(format!("the scheme `{}` does not fit here", url.scheme()));
-            return None;
-        }
-        Err(error) => {
-            problem(format!("this is no URL: {error}"));
-            return None;
-        }
-    };
-    raw.server = url.host_str().filter(|host| !host.is_empty()).map(|host| match url.port() {
-        Some(port) => format!("{host}:{port}"),
-        None => host.to_owned(),
-    });
-    let name = url.path().trim_start_matches('/');
-    raw.name = Some(name.to_owned()).filter(|name| !name.is_empty());
-    for (key, value) in url.query_pairs() {
-        if !key.eq_ignore_ascii_case("type") {
-            problem(format!("`{key}` is unknown here"));
-            return None;
-        }
-        raw.record = Some(value.into_owned());
-    }
-    Some(())
-}
-
-/// `Some(None)` for the system's own.
-fn server(options: &mut Options<'_>, text: Option<&str>, over: Over) -> Option<Option<(String, u16)>> {
-    let port = if over == Over::Tls { 853 } else { 53 };
-    let Some(text) = text else {
-        // Told when the configuration is read rather than by every attempt.
-        return match system_nameservers() {
-            Ok(_) if over != Over::Tls => Some(None),
-            Ok(_) => {
-                options.problem("over", "the system's name server is not asked by TLS", Some("name a `server`"));
-                None
-            }
-            Err(error) => {
-                options.problem("", error, Some("name a `server`"));
-                None
-            }
-        };
-    };
-    let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-    if let Ok(address) = bare.parse::<IpAddr>() {
-        return Some(Some((address.to_string(), port)));
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(Some((address.ip().to_string(), address.port())));
-    }
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, digits)) => (host, digits.parse().ok().filter(|port| *port != 0)),
-        None => (text, Some(port)),
-    };
-    match (url::Host::parse(host), port) {
-        (Ok(host), Some(port)) => Some(Some((host.to_string(), port))),
-        _ => {
-            let hint = "write it as 192.0.2.53, [2001:db8::53]:53 or ns.example.com";
-            options.problem("server", format!("`{text}` is no name server"), Some(hint));
-            None
-        }
-    }
-}
-
-fn question(options: &mut Options<'_>, name: Option<&str>, record: Option<&str>) -> Option<Query> {
-    let text = name.unwrap_or(".");
-    let mut name = match Name::from_str_relaxed(text) {
-        Ok(name) => name,
-        Err(error) => {
-            let hint = "write it as mail.example.com";
-            options.problem("name", format!("`{text}` is no name to ask for: {error}"), Some(hint));
-            return None;
-        }
-    };
-    name.set_fqdn(true);
-    let record = record.unwrap_or(if name.is_root() { "NS" } else { "A" });
-    match record.to_ascii_uppercase().parse::<RecordType>() {
-        Ok(record) => Some(Query::query(name, record)),
-        Err(_) => {
-            let hint = suggestion(&record.to_ascii_uppercase(), TYPES.iter().copied());
-            options.problem("type", format!("`{record}` is no type of record"), Some(&hint));
-            None
-        }
-    }
-}
-
-fn wanted(options: &mut Options<'_>, expect: Expect) -> Option<Wanted> {
-    let word = expect.rcode.as_deref().unwrap_or("NOERROR").to_ascii_uppercase();
-    let Some((_, rcode)) = RCODES.iter().find(|(known, _)| *known == word) else {
-        let hint = suggestion(&word, RCODES.iter().map(|(known, _)| *known));
-        options.problem("expect.rcode", format!("`{word}` is no response code"), Some(&hint));
-        return None;
-    };
-    let free = expect.equals.is_some() || *rcode != ResponseCode::NoError;
-    Some(Wanted {
-        rcode: *rcode,
-        contains: expect.contains,
-        at_least: expect.at_least.unwrap_or(usize::from(!free)),
-        equals: expect.equals,
-    })
 }
 
 #[cfg(test)]

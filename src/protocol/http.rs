@@ -248,10 +248,12 @@ impl HttpProbe {
         if gathering.cx.explains() {
             gathering.cx.sent(format!("{method} {}", shown(url)));
         }
-        let place = host_and_port(url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
         let answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) => return Err(failure(gathering, error, &place)),
+            Err(error) => {
+                let port = url.port_or_known_default().unwrap_or_default();
+                return Err(failure(gathering, error, &host_and_port(url.host_str().unwrap_or_default(), port)));
+            }
         };
         gathering.flush();
         note(gathering, &answer);
@@ -260,7 +262,7 @@ impl HttpProbe {
 
     /// Reads the body as far as it is allowed.
     async fn read(&self, gathering: &mut Gathering<'_>, mut answer: Response) -> Result<Evidence, Reason> {
-        let headers = answer.headers().iter();
+        let headers = answer.headers().iter().filter(|(name, _)| self.expect.wants_header(name.as_str()));
         let headers = headers.map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()));
         let facts = gathering.cx.tls_facts();
         let certificate = facts.and_then(|facts| facts.not_after.zip(facts.days_left));

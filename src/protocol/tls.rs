@@ -197,7 +197,8 @@ mod tests {
         };
         let good = || vec![link("CN=a", 190), link("CN=ca", 1_000)];
         let h2: &[&str] = &["h2"];
-        let table: &[(Option<&str>, Vec<Link>, &[&str], u32, Result<(), &str>)] = &[
+        type Row = (Option<&'static str>, Vec<Link>, &'static [&'static str], u32, Result<(), &'static str>);
+        let table: &[Row] = &[
             (None, good(), &[], 14, Ok(())),
             (Some("h2"), good(), h2, 14, Ok(())),
             (None, good(), h2, 14, Err("no ALPN protocol was agreed on, expected h2")),

@@ -28,7 +28,10 @@ pub use self::{
     connect::{io_kind, io_text},
     endpoint::{Address, Endpoint, Scheme, host_and_port},
     resolve::{Resolver, system_nameservers},
-    tls::{TlsClient, TlsOptions, TlsVersion, certificate_facts, days_between, expiry, tls_failure},
+    tls::{
+        TlsClient, TlsOptions, TlsVersion, below, certificate_facts, days_between, expiry, tls_error_within,
+        tls_failure,
+    },
     verify::Seen,
 };
 use crate::{
@@ -286,7 +289,8 @@ impl Attempt {
     /// What an error of the stream means: the peer closed, reset, cannot be reached, or the agent itself is short of
     /// something.
     pub fn io(&self, error: &io::Error) -> Reason {
-        if let Some((kind, text)) = tls::failure_within(error) {
+        if let Some(inner) = tls_error_within(error) {
+            let (kind, text) = tls_failure(inner, self.tls.as_ref(), self.at);
             return self.fail(kind, text);
         }
         self.fail(io_kind(error), io_text(error))

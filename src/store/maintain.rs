@@ -5,36 +5,21 @@
 //! and only then written, so a crash in between merely starts the day again. Raw observations go by whole UTC
 //! days, and never before their day is rolled up.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
 use super::{
-    day::{Counts, Day},
-    encode::{self, DAY_MS, SLOT_BITS, day_of, first_id_of_day},
+    encode::{day_of, first_id_of_day},
     error::{Fault, StoreError},
     open,
+    roll::{Roll, first_day},
     writer::Writer,
 };
-use crate::{
-    observation::{Accept, Fate, Outcome},
-    value::Timestamp,
-};
+use crate::value::Timestamp;
 
 /// How long after midnight a day is rolled up: verdicts and late arrivals of its last messages come first.
 pub const ROLL_UP_AFTER: Duration = Duration::from_secs(3_600);
-
-/// How long one observation speaks for the time after it when the check's interval is not known.
-pub(super) const HOLD_DEFAULT_MS: i64 = 3_600_000;
-
-/// Observations read for a roll-up in one call: a few milliseconds.
-const ROLL_ROWS_MAX: usize = 5_000;
-
-/// Daily rows written in one call.
-const DAILY_ROWS_MAX: usize = 500;
 
 /// Rows deleted in one call.
 const DELETE_ROWS_MAX: i64 = 5_000;
@@ -95,21 +80,6 @@ pub(super) struct Upkeep {
     checkpoint_at: Timestamp,
     /// Set after a rollback: what stands here may be ahead of the file.
     stale: bool,
-}
-
-/// A roll-up in progress.
-struct Roll {
-    day: i64,
-    /// The number of the last observation that was read.
-    cursor: i64,
-    holds: HashMap<i64, i64>,
-    days: HashMap<i64, Day>,
-    /// What is still to be written, once all is read.
-    ready: Option<Vec<(i64, Day)>>,
-    /// Whether the day leaves something else to the next than it did when it was rolled up before.
-    carry_changed: bool,
-    /// Whether an observation of this day still speaks when the next begins.
-    carries: bool,
 }
 
 impl Upkeep {
@@ -356,156 +326,4 @@ impl Writer {
 fn delete_first(tx: &Transaction<'_>, table: &str, before: i64) -> Result<usize, Fault> {
     let sql = format!("DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE id < ?1 ORDER BY id LIMIT ?2)");
     Ok(tx.prepare_cached(&sql)?.execute([before, DELETE_ROWS_MAX])?)
-}
-
-/// The first day from `from` on that has observations.
-pub(super) fn first_day(connection: &Connection, from: i64) -> Result<Option<i64>, Fault> {
-    let first: Option<i64> = connection
-        .prepare_cached("SELECT min(id) FROM observation WHERE id >= ?1")?
-        .query_row([first_id_of_day(from)], |row| row.get(0))?;
-    Ok(first.map(|id| (id >> SLOT_BITS) / DAY_MS))
-}
-
-/// What each check's latest observation speaks for.
-pub(super) fn holds(connection: &Connection) -> Result<HashMap<i64, i64>, Fault> {
-    Ok(connection
-        .prepare_cached("SELECT id, coalesce(hold_ms, ?1) FROM known_check")?
-        .query_map([HOLD_DEFAULT_MS], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?)
-}
-
-/// The sums of a day before its first observation: what the day before left.
-pub(super) fn begin_day(
-    connection: &Connection,
-    day: i64,
-    holds: &HashMap<i64, i64>,
-) -> Result<HashMap<i64, Day>, Fault> {
-    let mut statement = connection
-        .prepare_cached("SELECT check_id, last_at, last_outcome FROM daily WHERE day = ?1 AND last_at IS NOT NULL")?;
-    let mut rows = statement.query([day - 1])?;
-    let mut days = HashMap::new();
-    while let Some(row) = rows.next()? {
-        let (check, at, outcome): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let carry = Some((at, encode::outcome_of(outcome)?));
-        days.insert(check, Day::new(day, holds.get(&check).copied().unwrap_or(HOLD_DEFAULT_MS), carry));
-    }
-    Ok(days)
-}
-
-/// Adds observations of `day` after `cursor` to the sums, at most `rows_max`; the number of the last one, and how
-/// many there were.
-pub(super) fn add_rows(
-    connection: &Connection,
-    day: i64,
-    cursor: i64,
-    rows_max: usize,
-    holds: &HashMap<i64, i64>,
-    days: &mut HashMap<i64, Day>,
-) -> Result<(i64, usize), Fault> {
-    let mut statement = connection.prepare_cached(
-        "SELECT o.id, o.check_id, o.outcome, o.latency_us, d.fate, d.accept, d.duplicates
-         FROM observation o LEFT JOIN delivery d ON d.id = o.id
-         WHERE o.id > ?1 AND o.id < ?2 ORDER BY o.id LIMIT ?3",
-    )?;
-    let mut rows = statement.query(params![cursor, first_id_of_day(day + 1), rows_max as i64])?;
-    let (mut last, mut count) = (cursor, 0);
-    while let Some(row) = rows.next()? {
-        let (id, check, latency_us): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
-        let outcome: Outcome = encode::outcome_of(row.get(2)?)?;
-        let counts = match row.get::<_, Option<i64>>(4)? {
-            None => None,
-            Some(fate) => {
-                let (fate, accept) = (encode::fate_of(fate)?, encode::accept_of(row.get(5)?)?);
-                Some(Counts {
-                    sent: matches!(accept, Accept::Accepted | Accept::Uncertain),
-                    lost: fate == Fate::Lost,
-                    late: fate == Fate::Late,
-                    duplicated: row.get::<_, i64>(6)? > 0,
-                })
-            }
-        };
-        days.entry(check)
-            .or_insert_with(|| Day::new(day, holds.get(&check).copied().unwrap_or(HOLD_DEFAULT_MS), None))
-            .push(id >> SLOT_BITS, outcome, latency_us, counts);
-        (last, count) = (id, count + 1);
-    }
-    Ok((last, count))
-}
-
-impl Roll {
-    fn start(connection: &Connection, day: i64) -> Result<Self, Fault> {
-        let holds = holds(connection)?;
-        let days = begin_day(connection, day, &holds)?;
-        let cursor = first_id_of_day(day) - 1;
-        Ok(Self { day, cursor, holds, days, ready: None, carry_changed: false, carries: false })
-    }
-
-    /// Reads on; at the end of the day, makes the rows ready.
-    fn read(&mut self, connection: &Connection) -> Result<usize, Fault> {
-        let (last, count) = add_rows(connection, self.day, self.cursor, ROLL_ROWS_MAX, &self.holds, &mut self.days)?;
-        self.cursor = last;
-        if count < ROLL_ROWS_MAX {
-            let end_ms = (self.day + 1).saturating_mul(DAY_MS);
-            let mut ready: Vec<_> = self.days.drain().collect();
-            ready.sort_by_key(|(check, _)| std::cmp::Reverse(*check));
-            for (check, day) in &mut ready {
-                let last = day.finish(end_ms);
-                let hold_ms = self.holds.get(check).copied().unwrap_or(HOLD_DEFAULT_MS);
-                self.carries |= last.is_some_and(|(at_ms, _)| at_ms.saturating_add(hold_ms) > end_ms);
-            }
-            ready.retain(|(_, day)| !day.is_empty());
-            self.ready = Some(ready);
-        }
-        Ok(count)
-    }
-
-    /// Writes some rows; whether all are written.
-    fn write(&mut self, tx: &Transaction<'_>, again: bool) -> Result<bool, Fault> {
-        let Some(ready) = &mut self.ready else { return Ok(false) };
-        for _ in 0..DAILY_ROWS_MAX {
-            let Some((check, mut day)) = ready.pop() else { return Ok(true) };
-            let last = day.finish(i64::MAX).map(|(at_ms, outcome)| (at_ms, encode::outcome_code(outcome)));
-            if again {
-                let before: Option<(Option<i64>, Option<i64>)> = tx
-                    .prepare_cached("SELECT last_at, last_outcome FROM daily WHERE day = ?1 AND check_id = ?2")?
-                    .query_row([self.day, check], |row| Ok((row.get(0)?, row.get(1)?)))
-                    .optional()?;
-                let before = before.and_then(|(at, outcome)| at.zip(outcome));
-                self.carry_changed |= before != last;
-            }
-            write_day(tx, self.day, check, &day, last)?;
-        }
-        Ok(ready.is_empty())
-    }
-}
-
-fn write_day(tx: &Transaction<'_>, number: i64, check: i64, day: &Day, last: Option<(i64, i64)>) -> Result<(), Fault> {
-    let [ok, slow, failed, unknown] = day.attempts.map(u64::cast_signed);
-    tx.prepare_cached(
-        "INSERT OR REPLACE INTO daily (day, check_id, ok, slow, failed, unknown, up_ms, down_ms, unknown_ms, sent,
-             lost, late, duplicated, p50_ms, p95_ms, p99_ms, sketch, last_at, last_outcome)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)",
-    )?
-    .execute(params![
-        number,
-        check,
-        ok,
-        slow,
-        failed,
-        unknown,
-        day.up_ms,
-        day.down_ms,
-        day.unknown_ms,
-        day.sent.cast_signed(),
-        day.lost.cast_signed(),
-        day.late.cast_signed(),
-        day.duplicated.cast_signed(),
-        day.latencies.quantile_ms(0.50),
-        day.latencies.quantile_ms(0.95),
-        day.latencies.quantile_ms(0.99),
-        day.latencies.to_bytes(),
-        last.map(|l| l.0),
-        last.map(|l| l.1),
-    ])?;
-    Ok(())
 }

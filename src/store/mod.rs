@@ -15,24 +15,28 @@
 //! The journal is a write-ahead log and `synchronous` is FULL, so a commit that was acknowledged survives a power
 //! cut. The tables are private; people who query the file use the views, which docs/store.md describes.
 
+mod daily;
 mod day;
 mod encode;
 mod error;
+mod health;
 mod maintain;
 mod open;
 mod read;
 mod reader;
 mod restore;
+mod roll;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
+    daily::Daily,
     day::Latencies,
     error::StoreError,
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
-    reader::{CheckStatus, Daily, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
     writer::{Renamed, Writer},
 };

@@ -341,7 +341,12 @@ pub async fn listen(path: &Path) -> io::Result<UnixListener> {
     // Mode 0700: nobody can connect before the socket has its own mode.
     let private = tempfile::Builder::new().prefix(".b").tempdir_in(parent).map_err(|e| told(e, "cannot make"))?;
     let made = private.path().join("s");
-    let listener = UnixListener::bind(&made).map_err(|e| told(e, "cannot open the control socket"))?;
+    let listener = UnixListener::bind(&made).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidInput => {
+            told(e, "the path is too long for a socket; give agent.socket a shorter one than")
+        }
+        _ => told(e, "cannot open the control socket"),
+    })?;
     fs::set_permissions(&made, fs::Permissions::from_mode(SOCKET_MODE))
         .map_err(|e| told(e, "cannot set the mode of"))?;
     fs::rename(&made, path).map_err(|e| told(e, "cannot put in place"))?;

@@ -2,15 +2,31 @@
 //! by its own process id when the test drops it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod broker;
+pub mod certs;
+pub mod mosquitto;
+pub mod postfix;
+pub mod probing;
+pub mod proxy;
+
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use bongsu::{
+    check::{Ask, Context, Families, Settings},
+    options::Options,
+    protocol::{Net, wire::NetOptions},
+};
 use tempfile::TempDir;
+
+pub mod daemon;
+pub mod http;
 
 /// Longest a server may take to open its port on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -101,6 +117,10 @@ impl Server {
 
     /// Ends it and waits for its end; its directory stays until the value is dropped.
     pub fn stop(&mut self) {
+        // Its id may be another's by now.
+        if self.child.try_wait().expect("own child").is_some() {
+            return;
+        }
         // A stopped process does not see TERM until it is continued.
         let _ = Command::new("kill").args(["-CONT", &self.id().to_string()]).status();
         let _ = Command::new("kill").args(["-TERM", &self.id().to_string()]).status();
@@ -120,4 +140,26 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Builds what a check asks, from its key and its options in YAML. Fails the test on any mistake in them.
+pub fn build(key: &str, yaml: &str, settings: &Settings) -> Arc<dyn Ask> {
+    let block = serde_yaml::from_str(yaml).expect("well-formed YAML");
+    let mut problems = Vec::new();
+    let name = "test/check".parse().expect("a name");
+    let mut options = Options::new(&block, Vec::new(), Path::new("."), &mut problems);
+    let ask = bongsu::check::build(key, &mut options, &name, settings);
+    ask.unwrap_or_else(|| panic!("{yaml}: {problems:#?}"))
+}
+
+/// Settings with this timeout and nothing else.
+pub fn settings(timeout: Duration) -> Settings {
+    Settings { timeout, slow: None, ip: Families::Any }
+}
+
+/// What an attempt is given; the name server is one that never answers, as the tests dial addresses.
+pub fn context(settings: &Settings) -> Context {
+    let nameservers = vec!["192.0.2.1:53".parse().expect("an address")];
+    let net = Net::new(NetOptions { nameservers, ..NetOptions::default() }).expect("a net");
+    Context { net, at: bongsu::clock::now(), settings: settings.clone(), explain: true, wait_max: None }
 }

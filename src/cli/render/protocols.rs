@@ -12,6 +12,9 @@ const DEPTH_MAX: usize = 4;
 /// Longest chain of references followed for one option; a schema that refers to itself ends there.
 const REFERENCES_MAX: usize = 8;
 
+/// Width of paragraphs where there is no terminal to ask.
+const PIPE_CELLS: usize = 100;
+
 /// One option of a protocol.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OptionRow {
@@ -59,7 +62,7 @@ pub fn list(all: &[&Protocol], screen: Screen) -> String {
 /// One protocol in full.
 pub fn one(p: &Protocol, screen: Screen) -> String {
     let mut text = format!("{}  {}\n\n", screen.tone(Tone::Strong, p.name), p.summary);
-    for line in wrap(p.proves, screen.width.or(Some(100))) {
+    for line in wrap(p.proves, Some(screen.width.unwrap_or(PIPE_CELLS))) {
         text.push_str(&line);
         text.push('\n');
     }
@@ -74,7 +77,7 @@ pub fn one(p: &Protocol, screen: Screen) -> String {
             None => text.push_str("  none\n"),
             Some(rows) if before.as_ref() == Some(&rows) => text.push_str("  the same\n"),
             Some(rows) => {
-                text.push_str(&table(&rows, screen));
+                text.push_str(&block(&rows, screen));
                 before = Some(rows);
             }
         }
@@ -86,24 +89,24 @@ pub fn one(p: &Protocol, screen: Screen) -> String {
     text
 }
 
-fn table(rows: &[OptionRow], screen: Screen) -> String {
-    let mut table = Table::new(&["", "OPTION", "TYPE", "DEFAULT", "MEANING"]);
+/// Each option in a line, its meaning below: tables of types and meanings fit no terminal.
+fn block(rows: &[OptionRow], screen: Screen) -> String {
+    let mut text = String::new();
     for row in rows {
         let default = match (&row.default, row.required) {
-            (_, true) => "required".into(),
+            (_, true) => ", required".into(),
             (None | Some(Value::Null), false) => String::new(),
-            (Some(Value::String(text)), false) => text.clone(),
-            (Some(value), false) => value.to_string(),
+            (Some(Value::String(text)), false) => format!(", default {text}"),
+            (Some(Value::Array(all)), false) if all.is_empty() => String::new(),
+            (Some(Value::Object(all)), false) if all.is_empty() => String::new(),
+            (Some(value), false) => format!(", default {value}"),
         };
-        table.row(vec![
-            "".into(),
-            Cell::new(&row.name).tone(Tone::Strong),
-            row.kind.as_str().into(),
-            default.into(),
-            row.description.as_str().into(),
-        ]);
+        text.push_str(&format!("  {}  {}{default}\n", screen.tone(Tone::Strong, &row.name), row.kind));
+        for line in wrap(&row.description, Some(screen.width.unwrap_or(PIPE_CELLS).saturating_sub(6))) {
+            text.push_str(&format!("      {line}\n"));
+        }
     }
-    table.render(screen)
+    text
 }
 
 /// One protocol as JSON.
@@ -181,9 +184,31 @@ impl<'a> Walk<'a> {
                 description: text(value).or_else(|| text(target)).unwrap_or_default(),
                 name: name.clone(),
             });
-            if target.get("properties").is_some() && depth + 1 < DEPTH_MAX {
-                self.mapping(target, &format!("{name}."), depth + 1, rows);
+            if depth + 1 < DEPTH_MAX {
+                self.below(target, &name, depth + 1, rows);
             }
+        }
+    }
+
+    /// The options below an option: of a mapping, of each item of a list, of each value of a mapping by name.
+    fn below(&self, schema: &'a Value, name: &str, depth: usize, rows: &mut Vec<OptionRow>) {
+        let parts = [("", Some(schema)), ("[]", schema.get("items")), (".*", schema.get("additionalProperties"))];
+        for (mark, part) in parts {
+            let Some(part) = part.map(|p| self.resolve(p)) else { continue };
+            if part.get("properties").is_some() {
+                self.mapping(part, &format!("{name}{mark}."), depth, rows);
+            }
+        }
+        // Of a choice, all that any of them takes.
+        for choice in ["oneOf", "anyOf"].iter().filter_map(|key| schema[*key].as_array()).flatten() {
+            let choice = self.resolve(choice);
+            let mut found = Vec::new();
+            if depth < DEPTH_MAX {
+                self.below(choice, name, depth + 1, &mut found);
+            }
+            let new: Vec<OptionRow> =
+                found.into_iter().filter(|row| !rows.iter().any(|known| known.name == row.name)).collect();
+            rows.extend(new);
         }
     }
 
@@ -308,6 +333,8 @@ mod tests {
         expect: Option<Expect>,
         #[serde(default)]
         headers: BTreeMap<String, String>,
+        #[serde(default)]
+        steps: Vec<Expect>,
         again: Option<Box<Raw>>,
     }
 
@@ -320,7 +347,7 @@ mod tests {
         let rows = options(SchemaGenerator::subschema_for::<Raw>);
         let told: Vec<String> = rows
             .iter()
-            .take(8)
+            .take(10)
             .map(|r| format!("{} [{}] {}", r.name, r.kind, if r.required { "required" } else { "" }))
             .collect();
         assert_eq!(
@@ -333,6 +360,8 @@ mod tests {
                 "expect [mapping] ",
                 "expect.status [list of integer] ",
                 "headers [mapping to text] ",
+                "steps [list of mapping] ",
+                "steps[].status [list of integer] ",
                 "again [mapping] ",
             ]
         );

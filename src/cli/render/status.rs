@@ -11,6 +11,9 @@ use crate::{
 /// States in the order they are counted.
 const STATES: [&str; 5] = ["up", "suspect", "degraded", "down", "unknown"];
 
+/// Most open incidents shown above the checks: more would push them off any screen.
+const OPEN_MAX: usize = 20;
+
 /// Where the facts come from.
 pub enum Source<'a> {
     /// A running daemon.
@@ -77,7 +80,7 @@ fn counts(checks: &[CheckStatus]) -> String {
 
 fn incidents(open: &[Incident], now: Timestamp, screen: Screen) -> String {
     let mut table = Table::new(&["INCIDENT", "SERVICE", "SEVERITY", "FOR", "TAKEN BY", "CAUSE"]);
-    for incident in open {
+    for incident in open.iter().take(OPEN_MAX) {
         let taken = incident.acknowledged.as_ref().map(|a| a.by.as_str()).unwrap_or_default();
         table.row(vec![
             incident.id.to_string().into(),
@@ -88,7 +91,9 @@ fn incidents(open: &[Incident], now: Timestamp, screen: Screen) -> String {
             incident.cause.as_str().into(),
         ]);
     }
-    table.render(screen)
+    let more = open.len().saturating_sub(OPEN_MAX);
+    let more = if more > 0 { format!("and {more} more: `bongsu incidents list --open`\n") } else { String::new() };
+    table.render(screen) + &more
 }
 
 fn row(check: &CheckStatus, now: Timestamp) -> Vec<Cell> {
@@ -170,6 +175,15 @@ mod tests {
              mail/new    unknown           never\n\
              카톡/front  up       1m10s  10s ago   12.3ms\n"
         );
+    }
+
+    #[test]
+    fn a_flood_of_incidents_leaves_room_for_the_checks() {
+        let open = vec![incident(); OPEN_MAX + 3];
+        let text =
+            status(&Source::Store(None), &[check("a/b", "up", None)], &open, Timestamp::EPOCH, Screen::default());
+        assert_eq!(text.matches("#7").count(), OPEN_MAX);
+        assert!(text.contains("and 3 more: `bongsu incidents list --open`\n\nCHECK"), "{text}");
     }
 
     #[test]

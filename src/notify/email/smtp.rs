@@ -47,6 +47,10 @@ use crate::{
 /// Most bytes read from a server in one session: replies are short, and lettre bounds them by line only.
 const READ_MAX: usize = 64 * 1_024;
 
+/// Most lines read from a server in one session: EHLO has about twenty, every recipient one. lettre parses a reply
+/// anew with each of its lines, so that thousands of them would keep a processor busy.
+const LINES_MAX: usize = 500;
+
 /// Longest wait for the answer to QUIT: the mail is delivered, and nothing depends on it.
 const QUIT_MAX: Duration = Duration::from_secs(1);
 
@@ -136,7 +140,7 @@ async fn open(cx: &mut Attempt, server: &Server) -> Result<AsyncSmtpConnection, 
     }
     cx.phase(Phase::Greeting);
     let peer = cx.address().unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
-    let wire = Wire { stream: Mutex::new(stream), replay: greeting, left: READ_MAX, peer };
+    let wire = Wire { stream: Mutex::new(stream), replay: greeting, left: READ_MAX, lines_left: LINES_MAX, peer };
     let mut session = AsyncSmtpConnection::connect_with_transport(Box::new(wire), &server.helo)
         .await
         .map_err(|error| cx.fail(Kind::Rejected, told(cx, &error)))?;
@@ -292,6 +296,7 @@ struct Wire {
     /// while lettre's session begins by reading a greeting.
     replay: Vec<u8>,
     left: usize,
+    lines_left: usize,
     peer: SocketAddr,
 }
 
@@ -321,12 +326,15 @@ impl AsyncRead for Wire {
             self.replay.drain(..count);
             return Poll::Ready(Ok(()));
         }
-        if self.left == 0 {
+        if self.left == 0 || self.lines_left == 0 {
             return Poll::Ready(Err(io::Error::other("the server's replies have no end")));
         }
         let before = buffer.filled().len();
         let polled = self.stream().poll_read(cx, buffer);
-        self.left = self.left.saturating_sub(buffer.filled().len() - before);
+        let read = &buffer.filled()[before..];
+        let lines = read.iter().filter(|byte| **byte == b'\n').count();
+        self.left = self.left.saturating_sub(read.len());
+        self.lines_left = self.lines_left.saturating_sub(lines);
         polled
     }
 }

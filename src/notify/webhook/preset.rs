@@ -140,10 +140,10 @@ fn mood(alert: &Alert) -> Mood {
 
 fn colour(mood: Mood) -> u32 {
     match mood {
-        Mood::Bad => 0xc6_28_28,
-        Mood::Poor => 0xb2_6a_00,
-        Mood::Good => 0x2e_7d_32,
-        Mood::Neutral => 0x15_65_c0,
+        Mood::Bad => 0x00c6_2828,
+        Mood::Poor => 0x00b2_6a00,
+        Mood::Good => 0x002e_7d32,
+        Mood::Neutral => 0x0015_65c0,
     }
 }
 

@@ -25,7 +25,9 @@ use tower::{Layer, Service};
 use crate::{
     clock,
     observation::{Kind, Phase, Reason},
-    protocol::wire::{Attempt, Family, Net, Seen, certificate_facts, io_kind, io_text, tls_failure},
+    protocol::wire::{
+        Attempt, Family, Net, Seen, below, certificate_facts, io_kind, io_text, tls_error_within, tls_failure,
+    },
 };
 
 /// What the hooks of one client share. Attempts of one check never overlap, so one slot is enough; it is emptied
@@ -263,28 +265,22 @@ pub fn failure(gathering: &mut Gathering<'_>, error: reqwest::Error, place: &str
     gathering.flush();
     gathering.certificate(None, None);
     let cx = &*gathering.cx;
+    if let Some(error) = tls_error_within(&error) {
+        let (kind, text) = tls_failure(error, cx.tls_facts(), cx.at());
+        return cx.fail(kind, text);
+    }
     let mut innermost = String::new();
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(LookupFailed(kind, text)) = error.downcast_ref() {
             return cx.fail(*kind, text);
         }
-        if let Some(error) = error.downcast_ref::<rustls::Error>() {
-            let (kind, text) = tls_failure(error, cx.tls_facts(), cx.at());
-            return cx.fail(kind, text);
-        }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            // What an error of I/O wraps is not its source: TLS errors travel inside.
-            if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-                let (kind, text) = tls_failure(inner, cx.tls_facts(), cx.at());
-                return cx.fail(kind, text);
-            }
-            if error.get_ref().is_none() || io_kind(error) != Kind::Protocol {
-                return cx.fail(io_kind(error), io_told(cx, error, gathering.addresses(), place));
-            }
+        let io: Option<&io::Error> = error.downcast_ref();
+        if let Some(error) = io.filter(|error| error.get_ref().is_none() || io_kind(error) != Kind::Protocol) {
+            return cx.fail(io_kind(error), io_told(cx, error, &gathering.addresses(), place));
         }
         innermost = error.to_string();
-        cause = error.source();
+        cause = below(error);
     }
     if innermost.is_empty() {
         innermost = error.without_url().to_string();
@@ -305,9 +301,9 @@ pub fn failure(gathering: &mut Gathering<'_>, error: reqwest::Error, place: &str
 }
 
 /// An error of I/O in words; while connecting, with the address, or with all of them when there are several.
-fn io_told(cx: &Attempt, error: &io::Error, addresses: Vec<IpAddr>, place: &str) -> String {
+fn io_told(cx: &Attempt, error: &io::Error, addresses: &[IpAddr], place: &str) -> String {
     let words = io_text(error);
-    match (cx.current_phase(), &addresses[..]) {
+    match (cx.current_phase(), addresses) {
         (Phase::Connect, [address]) => format!("{place} ({address}): {words}"),
         (Phase::Connect, [_, _, ..]) => {
             let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();

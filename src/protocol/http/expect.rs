@@ -1,4 +1,5 @@
 //! What an HTTP answer must be, and the pure judgement of the one that came.
+#![expect(clippy::mutable_key_type, reason = "a JSONPath is ordered by its text alone")]
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -157,7 +158,7 @@ impl JsonSchema for Statuses {
 pub struct Evidence {
     /// The status of the last answer.
     pub status: u16,
-    /// Its headers; a name may come several times.
+    /// Those of its headers that matter; a name may come several times.
     pub headers: Vec<(String, String)>,
     /// Its body, decompressed, as far as it was read.
     pub body: Vec<u8>,
@@ -174,6 +175,11 @@ impl Expect {
     /// Whether the body matters to the verdict.
     pub fn wants_body(&self) -> bool {
         self.body.is_some()
+    }
+
+    /// Whether this header matters to the verdict.
+    pub fn wants_header(&self, name: &str) -> bool {
+        self.headers.keys().any(|wanted| wanted.eq_ignore_ascii_case(name))
     }
 
     /// Whether a redirect with this status is what the check wants to see.

@@ -268,6 +268,19 @@ fn a_post_carries_its_body() {
 }
 
 #[test]
+fn a_proxy_is_asked_in_place_of_the_server() {
+    let proxy = serve(|mut s| {
+        let request = head(&mut s).to_lowercase();
+        assert!(request.starts_with("get http://h.test/a http/1.1\r\n"), "{request}");
+        assert!(request.contains("proxy-authorization: basic"), "{request}");
+        reply(&mut s, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    let seen = run(&HTTP, &format!("{{ url: \"http://h.test/a\", proxy: \"http://u:{SECRET}@{proxy}\" }}"), 1_000);
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    assert_eq!(seen.observation.address, Some(proxy));
+}
+
+#[test]
 fn a_client_is_used_again_over_a_fresh_connection() {
     let address = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let value = serde_yaml::from_str(&format!("url: http://{address}/")).expect("YAML");

@@ -121,18 +121,13 @@ impl Breach {
     }
 }
 
-enum Stage {
-    /// Nothing has come in; the first bytes are held back until they show which form the server speaks.
-    Silent(BytesMut),
-    Talking,
-}
-
 /// Both directions of one connection.
 pub struct Codec {
     core: Box<Connection<Client>>,
     version: Version,
-    stage: Stage,
     connected: bool,
+    /// What came in and is no whole packet yet; at most one of [`PACKET_BYTES_MAX`] and what was read with it.
+    held: BytesMut,
     out: BytesMut,
 }
 
@@ -146,13 +141,7 @@ impl Codec {
         };
         let mut core = Connection::with_options(spoken, options);
         core.set_auto_pub_response(true);
-        let stage = Stage::Silent(BytesMut::new());
-        Self { core: Box::new(core), version, stage, connected: false, out: BytesMut::new() }
-    }
-
-    /// The version spoken.
-    pub fn version(&self) -> Version {
-        self.version
+        Self { core: Box::new(core), version, connected: false, held: BytesMut::new(), out: BytesMut::new() }
     }
 
     /// Bytes that wait to be written.
@@ -279,31 +268,25 @@ impl Codec {
     }
 
     fn feed_into(&mut self, bytes: &[u8], at: Instant, heard: &mut Vec<Heard>) -> Result<(), Breach> {
-        let held;
-        let bytes = match &mut self.stage {
-            Stage::Talking => bytes,
-            Stage::Silent(head) => {
-                head.extend_from_slice(bytes);
-                match (head.first(), head.get(1)) {
-                    (Some(&CONNACK), None) | (None, _) => return Ok(()),
-                    // A server of MQTT 3.1.1 answers MQTT 5 in its own form: two bytes, no properties.
-                    (Some(&CONNACK), Some(2)) if self.version == Version::V5 => {
-                        if let Some(code) = head.get(3) {
-                            heard.push(Heard::Connack(Connack { code: *code, old_form: true, ..Connack::default() }));
-                        }
-                        return Ok(());
+        self.held.extend_from_slice(bytes);
+        if !self.connected {
+            match (self.held.first(), self.held.get(1)) {
+                (Some(&CONNACK), None) | (None, _) => return Ok(()),
+                // A server of MQTT 3.1.1 answers MQTT 5 in its own form: two bytes, no properties.
+                (Some(&CONNACK), Some(2)) if self.version == Version::V5 => {
+                    if let Some(code) = self.held.get(3) {
+                        heard.push(Heard::Connack(Connack { code: *code, old_form: true, ..Connack::default() }));
                     }
-                    (Some(&CONNACK), Some(_)) => {}
-                    (Some(_), _) => return Err(not_mqtt(head)),
+                    return Ok(());
                 }
-                held = std::mem::take(head);
-                self.stage = Stage::Talking;
-                &held[..]
+                (Some(&CONNACK), Some(_)) => {}
+                (Some(_), _) => return Err(not_mqtt(&self.held)),
             }
-        };
-        let mut cursor = Cursor::new(bytes);
-        while cursor.position() < bytes.len() as u64 {
-            for event in self.core.recv(&mut cursor) {
+        }
+        while let Some(length) = frame(&self.held)? {
+            let packet = self.held.split_to(length);
+            check_identifier(&packet)?;
+            for event in self.core.recv(&mut Cursor::new(&packet[..])) {
                 match event {
                     Event::NotifyPacketReceived(packet) => heard.push(self.understood(packet, at)?),
                     Event::RequestSendPacket { packet, .. } => self.write(&packet),
@@ -338,6 +321,41 @@ impl Codec {
         }
         self.connected = true;
         Ok(heard)
+    }
+}
+
+/// Length of the packet at the start of `held`, when it is there as a whole (section 2.1.4; 2.2.3 in 3.1.1).
+fn frame(held: &[u8]) -> Result<Option<usize>, Breach> {
+    let mut length = 0_usize;
+    for (n, byte) in held.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7f) << (7 * n);
+        if byte & 0x80 == 0 {
+            let whole = n + 2 + length;
+            if whole > PACKET_BYTES_MAX as usize {
+                return Err(came_wrong(MqttError::PacketTooLarge));
+            }
+            return Ok((held.len() >= whole).then_some(whole));
+        }
+    }
+    if held.len() > 4 { Err(came_wrong(MqttError::MalformedPacket)) } else { Ok(None) }
+}
+
+/// Packet identifiers are never 0 (section 2.2.1; 2.3.1 in 3.1.1). The library takes such a packet and panics when
+/// it builds the answer.
+fn check_identifier(packet: &[u8]) -> Result<(), Breach> {
+    let body = packet.iter().skip(1).position(|b| b & 0x80 == 0).map_or(&[][..], |n| &packet[n + 2..]);
+    let at = match packet[0] >> 4 {
+        3 if packet[0] & 0b110 != 0 => match body {
+            [high, low, ..] => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+            _ => return Ok(()),
+        },
+        4..=7 | 9 | 11 => 0,
+        _ => return Ok(()),
+    };
+    match body.get(at..at + 2) {
+        Some([0, 0]) => Err(Breach::protocol("the server broke MQTT: packet identifier 0")),
+        // Too short, which the library refuses.
+        _ => Ok(()),
     }
 }
 

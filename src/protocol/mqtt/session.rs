@@ -129,11 +129,6 @@ impl Session {
         }
     }
 
-    /// The version spoken.
-    pub fn version(&self) -> Version {
-        self.codec.version()
-    }
-
     /// CONNECT and its answer, whatever it says.
     pub async fn connect(&mut self, login: &Login) -> Result<&Connack, Fault> {
         self.codec.connect(login)?;

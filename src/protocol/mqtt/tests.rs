@@ -71,18 +71,46 @@ fn an_answer_in_the_old_form_is_understood_however_it_is_cut() {
 
 #[test]
 fn what_a_server_must_not_send_ends_the_session() {
-    let table: [(&[u8], &str); 6] = [
+    let table: [(&[u8], &str); 9] = [
         (CONNACK_5, "a second CONNACK"),
         (&[0x40, 2, 0, 9], "broke MQTT"),             // PUBACK of nothing
         (&[0xc0, 0], "broke MQTT"),                   // PINGREQ
         (&[0x36, 5, 0, 1, b'a', 0, 1], "broke MQTT"), // PUBLISH at QoS 3
         (&[0x00, 0], "broke MQTT"),                   // a packet type that does not exist
         (&[0x30, 0xff, 0xff, 0xff, 0x7f], "more than 1048576 bytes"),
+        (&[0x30, 0xff, 0xff, 0xff, 0xff, 0x01], "broke MQTT"), // a length of five bytes
+        (&[0x32, 6, 0, 1, b'a', 0, 0, 0], "packet identifier 0"), // PUBLISH
+        (&[0x62, 2, 0, 0], "packet identifier 0"),             // PUBREL
     ];
     for (bytes, text) in table {
         let (_, breach) = connected(Version::V5).feed(bytes, clock::instant());
         let breach = breach.unwrap_or_else(|| panic!("{bytes:x?} is a breach"));
         assert!(breach.text.contains(text), "{bytes:x?}: {}", breach.text);
+    }
+}
+
+#[test]
+fn properties_of_a_connack_are_checked() {
+    let table: [(&[u8], bool); 7] = [
+        (&[33, 0, 0], false),       // receive maximum 0
+        (&[39, 0, 0, 0, 0], false), // maximum packet size 0
+        (&[36, 2], false),          // maximum QoS 2 is said by leaving it out
+        (&[36, 0, 19, 0, 9], true), // maximum QoS 0, keep alive 9 s
+        (&[34, 0, 0], true),        // no topic aliases
+        (&[0xff], false),
+        (&[31, 0, 2, b'h', 0xff], false), // a reason string that is no UTF-8
+    ];
+    for (properties, good) in table {
+        let mut codec = Codec::new(Version::V5);
+        codec.connect(&login(60)).expect("a good login");
+        let n = u8::try_from(properties.len()).expect("short");
+        let packet = [&[0x20, n + 3, 0, 0, n], properties].concat();
+        let (heard, breach) = codec.feed(&packet, clock::instant());
+        assert_eq!((heard.len(), breach.is_none()), (usize::from(good), good), "{properties:x?}: {breach:?}");
+        if let [Heard::Connack(connack)] = heard.as_slice() {
+            let said = (connack.qos_max, connack.keep_alive_s);
+            assert_eq!(said, if properties[0] == 36 { (Some(0), Some(9)) } else { (None, None) });
+        }
     }
 }
 
@@ -183,7 +211,8 @@ fn publishing(session: Box<Session>, qos: u8) -> Box<Publishing> {
 #[tokio::test]
 async fn answers_to_a_message_are_judged() {
     // The first message of a connection has the identifier 1.
-    let table: [(u8, &[u8], Result<(), (Accept, Kind)>); 8] = [
+    type Sent = Result<(), (Accept, Kind)>;
+    let table: [(u8, &[u8], Sent); 8] = [
         (1, &[0x40, 2, 0, 1], Ok(())),
         (1, &[0x40, 3, 0, 1, 0x10], Ok(())),
         (1, &[0x40, 3, 0, 1, 0x87], Err((Accept::Rejected, Kind::Rejected))),

@@ -388,7 +388,8 @@ fn silence(host: &str, servers: &[SocketAddr], waited: Duration, error: Option<S
     let list = listed(servers);
     let one = servers.len() == 1;
     let noun = if one { "name server" } else { "name servers" };
-    let span = TimeSpan(waited);
+    // To a tenth of a second: how long exactly depends on the deadline and tells nothing.
+    let span = TimeSpan(Duration::from_millis(u64::try_from(waited.as_millis()).unwrap_or(0) / 100 * 100));
     if alive {
         let others = if one { "it answers" } else { "they answer" };
         let text = format!("{noun} {list} did not answer for {host} within {span}, though {others} other questions");

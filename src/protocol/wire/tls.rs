@@ -358,14 +358,28 @@ fn name_text(certificate: &X509Certificate<'_>) -> String {
     names.map_or(String::new(), |names: Vec<String>| names.join(", "))
 }
 
-/// A TLS error inside an error of a stream.
-pub(super) fn failure_within(error: &io::Error) -> Option<(Kind, String)> {
-    let inner = error.get_ref()?.downcast_ref::<Error>()?;
-    Some(tls_failure(inner, None, crate::clock::now()))
+/// The TLS error that caused an error, however deep it lies.
+pub fn tls_error_within<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        cause = below(error);
+    }
+    None
+}
+
+/// What lies below an error: an error of I/O hides what it wraps from `source`.
+pub fn below<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e (dyn std::error::Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(inner) => Some(inner),
+        None => error.source(),
+    }
 }
 
 fn handshake_failure(error: &io::Error, facts: Option<&TlsFacts>, at: Timestamp) -> (Kind, String) {
-    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+    if let Some(inner) = tls_error_within(error) {
         return tls_failure(inner, facts, at);
     }
     let text = match error.kind() {
@@ -410,7 +424,15 @@ fn certificate_failure(error: &CertificateError, facts: Option<&TlsFacts>, at: T
             format!("the certificate is not valid before {}", day(not_before).to_seconds_text())
         }
         E::NotValidYet => "the certificate is not valid yet".into(),
-        E::UnknownIssuer if self_signed => "the certificate is self-signed and not trusted here".into(),
+        // A root that happens to have the same name makes it a wrong signature rather than an unknown issuer.
+        E::UnknownIssuer
+        | E::BadSignature
+        | E::UnsupportedSignatureAlgorithmContext { .. }
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+            if self_signed =>
+        {
+            "the certificate is self-signed and not trusted here".into()
+        }
         E::UnknownIssuer => {
             format!("the certificate's issuer is not trusted here, or its chain is incomplete: {issuer}")
         }
@@ -427,6 +449,9 @@ fn certificate_failure(error: &CertificateError, facts: Option<&TlsFacts>, at: T
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "the certificate is not for use by a server".into(),
         E::Revoked => "the certificate has been revoked".into(),
         E::BadSignature => format!("the certificate is not signed by its issuer {issuer}"),
+        E::UnsupportedSignatureAlgorithmContext { .. } | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            format!("the certificate's signature by {issuer} cannot be checked: its algorithm does not fit")
+        }
         E::BadEncoding => "the certificate cannot be read".into(),
         E::Other(other) => {
             let text = format!("{other:?}");

@@ -1,1 +1,8 @@
 //! Tests against real servers.
+
+mod delivery;
+mod dns;
+mod email;
+mod http;
+mod mqtt;
+mod tls_tcp;

@@ -1,0 +1,115 @@
+//! SIGKILL at random moments: no incident and no alert is lost, and a repeat comes only under the same key.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::harness::{
+    daemon::{Daemon, Place, until},
+    http::{Answer, Request, Web},
+};
+
+/// Kills in one run of the test; `BONGSU_KILLS` asks for more.
+const KILLS: usize = 60;
+
+/// Kills within each outage, half before its end and half after.
+const KILLS_EACH: usize = 6;
+
+fn kills() -> usize {
+    std::env::var("BONGSU_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS)
+}
+
+struct Story {
+    place: Place,
+    hook: Web,
+    daemon: Daemon,
+    random: fastrand::Rng,
+    killed: usize,
+}
+
+impl Story {
+    /// Lets the daemon live for a moment, kills it, starts it again: at start-up, while probing, while writing, while
+    /// sending, as chance has it.
+    fn kill_and_restart(&mut self) {
+        std::thread::sleep(Duration::from_millis(self.random.u64(0..900)));
+        self.daemon.kill();
+        self.killed += 1;
+        self.daemon = self.place.spawn();
+    }
+
+    fn accepted(&self, kind: &str) -> Vec<Request> {
+        self.hook.accepted().into_iter().filter(|r| r.json()["kind"] == kind).collect()
+    }
+
+    fn count(&self, sql: &str) -> usize {
+        self.place.query(sql).first().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+}
+
+#[test]
+fn no_kill_loses_or_invents_an_incident_or_an_alert() {
+    let seed = std::env::var("BONGSU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("BONGSU_SEED={seed}");
+    let (target, hook) = (Web::start(Answer::Status(200)), Web::start(Answer::Status(200)));
+    let config = format!(
+        "channels: {{ hook: {{ webhook: {{ url: \"{}\" }} }} }}\nroutes: [ {{ steps: [ {{ after: 0s, to: [hook] }} ] }} ]\n",
+        hook.url("/")
+    );
+    let checks = format!(
+        "service: web\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 100ms, recoveries: 2 }},\n\
+         \x20 degraded: {{ slow: off, loss: off, duplicates: off }} }}\n\
+         checks: [ {{ name: front, http: {{ url: \"{}\" }} }} ]\n",
+        target.url("/")
+    );
+    let place = Place::new(&config, &checks);
+    let daemon = place.start();
+    let mut story = Story { place, hook, daemon, random: fastrand::Rng::with_seed(seed), killed: 0 };
+    let cycles = kills().div_ceil(KILLS_EACH);
+    for cycle in 1..=cycles {
+        // Two good ones, so that the outage before it is over for everybody.
+        target.set(Answer::Status(503));
+        for _ in 0..KILLS_EACH / 2 {
+            story.kill_and_restart();
+        }
+        until("the outage is an incident", || story.count("SELECT count(*) FROM incidents WHERE state = 'open'") == 1);
+        target.set(Answer::Status(200));
+        for _ in 0..KILLS_EACH / 2 {
+            story.kill_and_restart();
+        }
+        until("the incident is over", || story.count("SELECT count(*) FROM incidents WHERE state = 'closed'") == cycle);
+        until("all is told", || story.count("SELECT count(*) FROM outbox WHERE state = 'pending'") == 0);
+    }
+    assert!(story.killed >= kills(), "{} kills", story.killed);
+    assert_eq!(story.count("SELECT count(*) FROM incidents"), cycles, "every outage is one incident, seed {seed}");
+
+    // What was received under one key is one message, and one that the store knows as delivered.
+    let mut by_key: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for request in story.hook.accepted() {
+        by_key.entry(request.key().to_owned()).or_default().insert(request.body);
+    }
+    let delivered: BTreeSet<String> =
+        story.place.query("SELECT key FROM outbox WHERE state IN ('delivered', 'superseded')").into_iter().collect();
+    for (key, bodies) in &by_key {
+        assert_eq!(bodies.len(), 1, "{key} came with different bodies, seed {seed}");
+        assert!(delivered.contains(key), "{key} was received and is not in the store, seed {seed}");
+    }
+    for incident in story.place.query("SELECT id FROM incidents") {
+        let id: u64 = incident.parse().expect("a number");
+        let keys = |kind: &str| {
+            let of = story.accepted(kind).into_iter().filter(|r| r.json()["incident"] == id);
+            of.map(|r| r.key().to_owned()).collect::<BTreeSet<_>>().len()
+        };
+        let told = (keys("problem"), keys("recovery"), keys("past"));
+        // A message that was being sent at a kill is sent again; so a problem may have come and its end be told with it.
+        assert!(matches!(told, (1, 1, 0) | (0, 0, 1) | (1, 0, 1)), "incident {id} was told {told:?}, seed {seed}");
+    }
+    assert_eq!(story.place.query("PRAGMA integrity_check"), ["ok"]);
+    let repeats = story.hook.accepted().len() - by_key.len();
+    println!(
+        "{} kills, {} incidents, {} messages, {repeats} repeats under their key",
+        story.killed,
+        cycles,
+        by_key.len()
+    );
+}
