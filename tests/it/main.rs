@@ -7,5 +7,6 @@ mod alerts;
 mod broker;
 mod cli;
 mod config;
+mod demo;
 mod kills;
 mod servers;

@@ -132,6 +132,8 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) if connections.len() < CONNECTIONS_MAX => {
+                    // Packets are small and each is waited for; a socket that refuses this is slower, not wrong.
+                    let _ = stream.set_nodelay(true);
                     connections.spawn(session::run(stream, shared.clone()));
                 }
                 // Dropping the stream is the refusal.

@@ -96,8 +96,8 @@ checks:
     mqtt: {{ url: "mqtt://{broker}", username: {user}, password: "${{file:../secrets/probe.pw}}" }}
   - name: {DELIVERY}
     delivery:
-      slow: 300ms
-      lost_after: 1s
+      slow: 200ms
+      lost_after: 700ms
       send:    {{ mqtt: {{ url: "mqtt://{broker}", topic: bongsu/demo, username: {user}, password: "${{file:../secrets/probe.pw}}" }} }}
       receive: {{ mqtt: {{ url: "mqtt://{broker}", topic: bongsu/demo, username: {user}, password: "${{file:../secrets/probe.pw}}" }} }}
 "#,

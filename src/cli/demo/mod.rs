@@ -12,7 +12,9 @@ pub mod scenario;
 pub mod story;
 pub mod watch;
 
-use std::{future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fs::Permissions, future::Future, os::unix::fs::PermissionsExt, path::Path, pin::Pin, sync::Arc, time::Duration,
+};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -161,7 +163,9 @@ impl Play {
         // Before anything is made that would have to be removed.
         let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot("listen for signals"))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(cannot("listen for signals"))?;
-        let dir = tempfile::Builder::new().prefix("bongsu-demo-").tempdir().map_err(cannot("make a directory"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(cannot("listen for signals"))?;
+        let dir = tempfile::Builder::new().prefix("bongsu-demo-").permissions(Permissions::from_mode(0o700)).tempdir();
+        let dir = dir.map_err(cannot("make a directory"))?;
         let stage = Stage::build().await.map_err(cannot("open a port on the loopback"))?;
         let path = files::write(dir.path(), self.scenario, &stage.places).map_err(cannot("write the configuration"))?;
         let config = config::load(&path, &OsEnvironment).map_err(|mistakes| Failure::Config(Box::new(mistakes)))?;
@@ -184,6 +188,7 @@ impl Play {
             }
             _ = interrupt.recv() => tell("\n  Interrupted; everything the demo made is removed.\n").map(|()| End::Interrupted),
             _ = terminate.recv() => Ok(End::Interrupted),
+            _ = hangup.recv() => Ok(End::Interrupted),
         };
         // The receiver may be gone already.
         let _ = stop.send(());
@@ -233,7 +238,7 @@ impl Play {
             }
         }
         let (query, rows) = blocking(move || watch::shown_rows(&database)).await?;
-        tell(&story.ending(clock::now(), query, &rows))?;
+        tell(&story.ending(clock::now(), query, &rows, stage.front.asked()))?;
         Ok(End::Told { shortcomings: story.shortcomings() })
     }
 

@@ -50,6 +50,12 @@ pub struct Scenario {
     pub severity: Severity,
     /// What bongsu must say, in one sentence.
     pub must_say: &'static str,
+    /// A word that the cause must hold: the phase that is to be blamed.
+    pub cause: &'static str,
+    /// Whether messages booked as lost must turn up as late.
+    pub late: bool,
+    /// Whether any message may be booked as lost.
+    pub loses: bool,
     /// Checks that must stay up all along.
     pub unharmed: &'static [&'static str],
 }
@@ -68,6 +74,9 @@ pub static SCENARIOS: [Scenario; 4] = [
         column: "messages",
         severity: Severity::Down,
         must_say: "down, because what was accepted does not arrive; what turns up later is booked as late, not lost",
+        cause: "deliver",
+        late: true,
+        loses: true,
         unharmed: &[HEALTH, PORT, LOGIN],
     },
     Scenario {
@@ -82,6 +91,9 @@ pub static SCENARIOS: [Scenario; 4] = [
         column: "messages",
         severity: Severity::Down,
         must_say: "down, its beginning told as the interval between the last good attempt and the first bad one",
+        cause: "login",
+        late: false,
+        loses: false,
         unharmed: &[HEALTH, PORT],
     },
     Scenario {
@@ -89,13 +101,16 @@ pub static SCENARIOS: [Scenario; 4] = [
         title: "duplicates and delay",
         happened: "KakaoTalk, 13 February 2017, 15:31 to 15:47: messages took over ten seconds and came several times.",
         lasted: Duration::from_secs(16 * 60),
-        fault: Fault::DelayAndDuplicate(Duration::from_millis(600), 2),
-        broke: "The broker delivers every message 0.6 s late, and twice.",
+        fault: Fault::DelayAndDuplicate(Duration::from_millis(400), 2),
+        broke: "The broker delivers every message 0.4 s late, and twice.",
         repaired: "The broker is as fast as before.",
         found_by: DELIVERY,
         column: "messages",
         severity: Severity::Degraded,
         must_say: "degraded, because messages are slow and come twice; none is lost",
+        cause: "deliver",
+        late: false,
+        loses: false,
         unharmed: &[HEALTH, PORT, LOGIN],
     },
     Scenario {
@@ -110,6 +125,9 @@ pub static SCENARIOS: [Scenario; 4] = [
         column: "logins",
         severity: Severity::Down,
         must_say: "down, and the phase it names is the login: the network and the port are not blamed",
+        cause: "login",
+        late: false,
+        loses: false,
         unharmed: &[HEALTH, PORT],
     },
 ];

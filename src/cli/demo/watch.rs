@@ -18,6 +18,10 @@ const BUSY_MAX: Duration = Duration::from_secs(1);
 /// Most observations read at once; the longest demo makes 14,400.
 const ROWS_MAX: u32 = 20_000;
 
+/// A minute in an observation's number, which is the attempt's beginning in milliseconds times 32,768: an attempt
+/// that took no longer than this is seen although others that began later have been told.
+const SLOWEST_IDS: i64 = 60_000 << 15;
+
 /// Longest mail of which the headers are read.
 const MAIL_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -159,7 +163,8 @@ impl Watch {
             "SELECT check_name, at, outcome, latency_ms, reason, fate, id FROM observations
              WHERE id > ?1 ORDER BY id LIMIT ?2",
         )?;
-        let mut rows = statement.query((self.told.values().min().unwrap_or(&0), ROWS_MAX))?;
+        let oldest = self.told.values().min().unwrap_or(&0).saturating_sub(SLOWEST_IDS);
+        let mut rows = statement.query((oldest, ROWS_MAX))?;
         while let Some(row) = rows.next()? {
             let (name, id): (String, i64) = (row.get(0)?, row.get(6)?);
             if self.told.get(&name).is_some_and(|told| *told >= id) {
