@@ -67,11 +67,8 @@ impl Web {
     pub fn start(answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state = Arc::new(State {
-            answer: Mutex::new(answer),
-            requests: Mutex::default(),
-            stop: AtomicBool::new(false),
-        });
+        let state =
+            Arc::new(State { answer: Mutex::new(answer), requests: Mutex::default(), stop: AtomicBool::new(false) });
         let shared = state.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -153,5 +150,8 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
             return Ok(());
         }
     };
-    write!(stream, "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n{extra}connection: close\r\n\r\n{{}}")
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n{extra}connection: close\r\n\r\n{{}}"
+    )
 }

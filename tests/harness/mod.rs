@@ -2,10 +2,10 @@
 //! by its own process id when the test drops it.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
-pub mod certs;
-pub mod probing;
 pub mod broker;
+pub mod certs;
 pub mod mosquitto;
+pub mod probing;
 pub mod proxy;
 
 use std::{

@@ -51,7 +51,10 @@ fn an_outage_is_told_once_by_each_channel_and_so_is_its_end() {
     assert_ne!(keys[0], keys[1]);
     assert_eq!(place.query("SELECT count(*) FROM incidents"), ["1"]);
     assert_eq!(place.query("SELECT state FROM incidents"), ["closed"]);
-    assert_eq!(place.query("SELECT count(*) FROM incidents WHERE started_after < started_by AND ended_after < ended_by"), ["1"]);
+    assert_eq!(
+        place.query("SELECT count(*) FROM incidents WHERE started_after < started_by AND ended_after < ended_by"),
+        ["1"]
+    );
     assert_eq!(place.query("SELECT count(*) FROM outbox WHERE state = 'delivered'"), ["4"]);
 
     let mails = mails(&place.dir.path().join("mail"));
@@ -149,7 +152,10 @@ fn a_reload_keeps_what_is_the_same_and_a_bad_file_changes_nothing() {
     let status = place.json(&["status"]);
     assert_eq!(status["checks"].as_array().map(Vec::len), Some(1));
     assert!(status["reload_error"].is_string(), "{status}");
-    let good = format!("service: more\ndefaults: {{ every: 1s }}\nchecks: [ {{ name: x, http: {{ url: \"{}\" }} }} ]\n", target.url("/x"));
+    let good = format!(
+        "service: more\ndefaults: {{ every: 1s }}\nchecks: [ {{ name: x, http: {{ url: \"{}\" }} }} ]\n",
+        target.url("/x")
+    );
     crate::harness::write(place.dir.path(), "checks/more.yaml", &good);
     daemon.signal("HUP");
     until("the new check is up", || place.json(&["status"])["checks"][0]["state"] == "up");

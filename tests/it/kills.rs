@@ -106,5 +106,10 @@ fn no_kill_loses_or_invents_an_incident_or_an_alert() {
     }
     assert_eq!(story.place.query("PRAGMA integrity_check"), ["ok"]);
     let repeats = story.hook.accepted().len() - by_key.len();
-    println!("{} kills, {} incidents, {} messages, {repeats} repeats under their key", story.killed, cycles, by_key.len());
+    println!(
+        "{} kills, {} incidents, {} messages, {repeats} repeats under their key",
+        story.killed,
+        cycles,
+        by_key.len()
+    );
 }

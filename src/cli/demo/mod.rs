@@ -88,7 +88,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     }
     // Logs would tear the story apart; whoever asks for them wants them.
     if std::env::var_os("RUST_LOG").is_some() {
-        super::logging::start()?;
+        super::logging::start(cx.out.stderr_colour())?;
     }
     let play = Play { scenario, timeline: Timeline::within(args.time.0), screen: cx.out.screen() };
     let mut tell = |text: &str| cx.out.print(text);

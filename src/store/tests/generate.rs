@@ -142,8 +142,12 @@ fn member() -> impl Strategy<Value = Member> {
 fn told() -> impl Strategy<Value = Told> {
     (name(), severity(), instant(), prop::collection::vec((1..9_u64).prop_map(MessageId), 0..3)).prop_map(
         |(channel, severity, at, pending)| Told {
-            channels: BTreeMap::from([(channel, ToldChannel { severity, first_at: at, pending, reached: true })]),
+            channels: BTreeMap::from([(
+                channel,
+                ToldChannel { severity, first_at: at, pending, reached: true, messages: 3, ended: true },
+            )]),
             steps: BTreeMap::from([("0.1".into(), Fired { times: 2, last_at: at })]),
+            partial_at: Some(at),
         },
     )
 }

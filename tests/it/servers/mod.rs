@@ -1,7 +1,7 @@
 //! Tests against real servers.
 
+mod delivery;
 mod dns;
 mod http;
-mod tls_tcp;
-mod delivery;
 mod mqtt;
+mod tls_tcp;
