@@ -104,6 +104,7 @@ fn every_command_has_its_help() {
     let commands: &[&[&str]] = &[
         &[],
         &["run"],
+        &["demo"],
         &["validate"],
         &["probe"],
         &["status"],

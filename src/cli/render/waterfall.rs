@@ -75,7 +75,7 @@ fn bar(phase: &PhaseTime, total: Duration, cells: usize) -> String {
     // Even the shortest phase is seen.
     let length = end.saturating_sub(start).clamp(1, cells * 8 - start);
     let mut bar = "█".repeat(length / 8);
-    if length % 8 > 0 {
+    if !length.is_multiple_of(8) {
         bar.push(EIGHTHS[length % 8 - 1]);
     }
     bar
