@@ -26,6 +26,7 @@ pub const NOTE_CHARS_MAX: usize = 1_000;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are observations; a box for each would cost more")]
 pub enum Event {
     /// An attempt of a check has its verdict.
     Observed {

@@ -3,7 +3,7 @@
 use super::{Commit, Core};
 use crate::{
     alert::{
-        Alert, Message, MessageId, MessageKind, MessageState, compose,
+        Alert, InsteadOf, Message, MessageId, MessageKind, MessageState, compose,
         message::Attempted,
         outbox,
         plan::{self, Planned},
@@ -197,7 +197,8 @@ impl Core {
         let closed = !incident.is_open();
         let kind = if closed && !message.alert.kind.is_final() { MessageKind::Past } else { message.alert.kind };
         let Some(mut alert) = self.compose(id, kind, now) else { return };
-        alert.instead_of = Some(message.channel.clone());
+        let error = message.last_error.clone().unwrap_or_default();
+        alert.instead_of = Some(InsteadOf { channel: message.channel.clone(), error });
         let because = format!("instead of {}", message.channel);
         self.post(now, fallback, alert, now, &because, commit);
     }

@@ -248,7 +248,8 @@ fn a_refused_message_goes_to_the_fallback_which_then_gets_the_recovery() {
     world.answer(4, "post", &Attempted::Delivered);
     world.see(9, "mail/in", true);
     assert_eq!(world.told, ["3 hook problem", "3 post problem", "9 post recovery"]);
-    assert_eq!(world.shelf.messages[&MessageId(2)].alert.instead_of, Some(name("hook")));
+    let instead_of = world.shelf.messages[&MessageId(2)].alert.instead_of.clone().expect("a fallback says for whom");
+    assert_eq!((instead_of.channel, instead_of.error.as_str()), (name("hook"), "404"));
 }
 
 #[test]

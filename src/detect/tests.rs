@@ -185,7 +185,7 @@ proptest! {
                     let (n, what) = t.split_once(':')?;
                     let n: usize = n.parse().ok()?;
                     (n <= by && (what.starts_with("began") || what.starts_with("ended"))).then_some(what.starts_with("began"))
-                }).last();
+                }).next_back();
                 prop_assert_eq!(open, Some(true), "three bad by {} in {}: {:?}", by, &trace, &told);
             }
         }

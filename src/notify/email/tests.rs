@@ -1,3 +1,5 @@
+//! The e-mail channel against scripted mail servers.
+
 use std::path::Path;
 
 use tokio::{

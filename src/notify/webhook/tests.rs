@@ -1,3 +1,5 @@
+//! The webhook channel against scripted receivers.
+
 use std::{path::Path, time::Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -1,3 +1,5 @@
+//! `dns` against scripted name servers.
+
 use std::{
     io::{Read, Write},
     net::{TcpListener, UdpSocket as StdUdpSocket},

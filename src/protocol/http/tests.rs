@@ -1,3 +1,5 @@
+//! `http` against scripted web servers.
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
