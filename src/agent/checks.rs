@@ -99,7 +99,7 @@ impl Runner {
     /// One attempt with what belongs to it; returns when the next is due.
     async fn step(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
         self.look_after(due).await;
-        let Ok(_permit) = self.permits.acquire().await else { return None };
+        let Ok(permit) = self.permits.acquire().await else { return None };
         let (now, begun) = (clock::now(), clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
         let regular = second.or_else(|| self.check.schedule.next(&self.check.name, now.max(due.at)));
@@ -116,6 +116,8 @@ impl Runner {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
             return regular.map(Due::new);
         };
+        // What follows waits for the disk, not for the network.
+        drop(permit);
         let observation = answer.observation;
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };

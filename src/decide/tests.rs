@@ -285,6 +285,20 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
 }
 
 #[test]
+fn messages_for_a_channel_that_leaves_the_configuration_are_settled() {
+    let mut world = World::new(everything_to(vec![step(0, "boss", None)]));
+    world.see(0, "mail/in", false);
+    world.see(3, "mail/in", false);
+    let mut smaller = plan(everything_to(vec![step(0, "post", None)]));
+    smaller.channels.remove(&name("boss"));
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
+    assert_eq!(commit.messages[0].state, MessageState::Refused);
+    assert!(commit.messages[0].last_error.as_ref().is_some_and(|e| e.contains("configuration")));
+    world.event(10, Event::Tick);
+    assert_eq!(world.told.last().map(String::as_str), Some("10 post problem"), "who is configured now is told");
+}
+
+#[test]
 fn events_of_unknown_checks_messages_and_incidents_change_nothing() {
     let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
     world.see(0, "gone/check", false);
