@@ -48,6 +48,9 @@ const SITE_ADDRESSES: u8 = 16;
 /// Checks of one service, and so of one file.
 const CHECKS_PER_SERVICE: usize = 100;
 
+/// Deadline of an attempt: the daemon's own default.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
 /// `USER_HZ`, the unit of times in /proc: 100 on every architecture Rust runs on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
@@ -231,10 +234,11 @@ impl Place {
     }
 
     fn write_config(&self, every: Duration) {
-        let every_s = every.as_secs();
+        // A deadline beyond the interval is refused.
+        let (every_ms, timeout_ms) = (every.as_millis(), every.min(TIMEOUT).as_millis());
         let text = format!(
             "agent: {{ name: load, socket: bongsu.sock }}\nstore: {{ path: bongsu.db }}\n\
-             defaults: {{ every: {every_s}s, timeout: 5s }}\n"
+             defaults: {{ every: {every_ms}ms, timeout: {timeout_ms}ms }}\n"
         );
         fs::write(self.path("config.yaml"), text).expect("own directory");
     }
