@@ -43,8 +43,8 @@ use crate::{
     web::control::Reloaded,
 };
 
-/// Longest time from the wish to stop to the end of the process; what is in flight then is abandoned (its rows are
-/// written, so it is taken up at the next start).
+/// Longest time each part (the tasks, then the store, then the control socket) is given to end; what is in flight then
+/// is abandoned (its rows are written, so it is taken up at the next start).
 pub const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// How often the store is given time for roll-ups and deletions.

@@ -280,7 +280,7 @@ impl Core {
     }
 
     /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
-    /// leave their incidents; incidents left without any are closed.
+    /// leave their incidents; incidents left without any are closed. Messages for channels that are gone are settled.
     pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>, mut known: HashMap<CheckName, Known>) -> Commit {
         let mut commit = Commit::default();
         self.plan = plan;
@@ -303,6 +303,7 @@ impl Core {
                 self.after_change(now, id, &mut commit);
             }
         }
+        self.settle_orphans(now, &mut commit);
         self.forget_settled();
         commit
     }
