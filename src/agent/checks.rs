@@ -120,7 +120,10 @@ impl Runner {
         let pace = self.tell(event).await;
         let regular = || self.check.schedule.next(&self.check.name, clock::now().max(due.at)).map(Due::new);
         match pace {
-            Pace::Confirm(every) => Some(Due { at: now + every, instant: begun + every }),
+            // An attempt that took longer than the pause leaves none; that is not the agent being late.
+            Pace::Confirm(every) => {
+                Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
+            }
             Pace::Regular => regular(),
         }
     }

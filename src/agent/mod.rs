@@ -355,12 +355,9 @@ impl Shared {
             ending.extend(running.checks.remove(&name));
         }
         counts.added = config.checks.len() - counts.kept - counts.changed;
-        for task in ending {
-            task.end().await;
-        }
-        for (_, task) in std::mem::take(&mut running.channels) {
-            task.end().await;
-        }
+        ending.extend(std::mem::take(&mut running.channels).into_values());
+        // At the same time: several hung receivers cost one grace, not one each.
+        futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
         let setup = setup(&config, clock::now());
         heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
             .await

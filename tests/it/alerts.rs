@@ -413,3 +413,21 @@ fn a_message_of_a_channel_that_is_taken_away_is_settled() {
     until("the incident is over", || mails(&place.dir.path().join("mail")).len() == 2);
     until("nothing waits", || unsettled(&place) == 0);
 }
+
+#[test]
+fn a_target_that_hangs_is_not_taken_for_lateness() {
+    let (target, hook) = (Web::start(Answer::Nothing), Web::start(Answer::Status(200)));
+    let config = webhook("hook", &hook.url("/"), "");
+    // Each attempt takes longer than the pause between confirmations.
+    let checks = format!(
+        "service: web\ndefaults: {{ every: 2s, timeout: 2s, outage: {{ failures: 4, confirm_every: 1s }} }}\n\
+         checks:\n  - {{ name: front, http: {{ url: \"{}\" }} }}\n",
+        target.url("/")
+    );
+    let place = Place::new(&format!("channels:\n{config}"), &checks);
+    let _daemon = place.start();
+    until("it is told", || kinds(&hook) == ["problem"]);
+    let lateness = &place.json(&["status"])["metrics"]["lateness"];
+    assert!(lateness["count"].as_u64() >= Some(4), "{lateness}");
+    assert!(lateness["p50_ms"].as_f64().is_some_and(|ms| ms < 500.0), "{lateness}");
+}
