@@ -123,7 +123,10 @@ impl Runner {
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
         match pace {
-            Pace::Confirm(every) => Some(Due { at: now + every, instant: begun + every }),
+            // An attempt that took longer than the pause leaves none; that is not the agent being late.
+            Pace::Confirm(every) => {
+                Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
+            }
             // An attempt may have outlasted its interval: what was due meanwhile is passed over.
             Pace::Regular => match regular.filter(|at| *at > clock::now()) {
                 Some(at) => Some(Due::new(at)),

@@ -361,6 +361,7 @@ impl Shared {
         }
         counts.added = config.checks.len() - counts.kept - counts.changed;
         ending.extend(std::mem::take(&mut running.channels).into_values());
+        // At the same time: several hung receivers cost one grace, not one each.
         futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
         let setup = setup(&config, clock::now());
         heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })

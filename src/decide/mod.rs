@@ -281,7 +281,7 @@ impl Core {
     }
 
     /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
-    /// leave their incidents; incidents left without any are closed.
+    /// leave their incidents; incidents left without any are closed. Messages for channels that are gone are settled.
     pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>, mut known: HashMap<CheckName, Known>) -> Commit {
         let mut commit = Commit::default();
         self.plan = plan;
@@ -304,19 +304,9 @@ impl Core {
                 self.after_change(now, id, &mut commit);
             }
         }
-        self.refuse_for_gone_channels(now, &mut commit);
+        self.settle_orphans(now, &mut commit);
         self.forget_settled();
         commit
-    }
-
-    /// Messages for a channel that is no longer configured would wait for ever.
-    fn refuse_for_gone_channels(&mut self, now: Timestamp, commit: &mut Commit) {
-        let gone = |m: &&Message| !self.plan.channels.contains_key(&m.channel);
-        let messages: Vec<MessageId> = self.messages.values().filter(gone).map(|m| m.id).collect();
-        let result = Attempted::Refused { error: "the channel is not in the configuration any more".into() };
-        for message in messages {
-            self.attempted(now, message, &result, commit);
-        }
     }
 
     fn observed(&mut self, now: Timestamp, check: CheckName, observation: Observation, commit: &mut Commit) {

@@ -190,6 +190,33 @@ fn checks_of_a_service_and_their_dependents_share_an_incident() {
 }
 
 #[test]
+fn a_channel_that_leaves_the_plan_is_owed_nothing() {
+    let mut world = World::new(everything_to(vec![step(0, "hook,boss", None)]));
+    for s in [10, 13] {
+        world.see(s, "mail/in", false);
+    }
+    world.answer(14, "boss", &Attempted::Delivered);
+    world.answer(14, "hook", &retry());
+    let mut smaller = Plan { routes: everything_to(vec![step(0, "post", None)]), ..(**world.core.plan()).clone() };
+    smaller.channels.retain(|channel, _| channel.as_str() == "post");
+    let commit = world.core.reconfigure(second(20), Arc::new(smaller), HashMap::new());
+    world.shelf.apply(commit);
+    let hook = &world.shelf.messages[&MessageId(1)];
+    assert_eq!((hook.state, hook.attempts, hook.settled_at), (MessageState::Refused, 1, Some(second(20))));
+    assert!(hook.last_error.as_deref().is_some_and(|e| e.contains("not in the configuration")), "{hook:?}");
+    world.event(21, Event::Tick);
+    world.answer(21, "post", &Attempted::Delivered);
+    world.restart();
+    world.see(30, "mail/in", true);
+    assert_eq!(world.told, ["13 hook problem", "13 boss problem", "21 post problem", "30 post recovery"]);
+    let pending = |m: &&Message| m.state == MessageState::Pending;
+    let waits: Vec<&str> = world.shelf.messages.values().filter(pending).map(|m| m.channel.as_str()).collect();
+    assert_eq!(waits, ["post"], "nothing waits for a channel that is not there");
+    let untold = world.shelf.timeline.iter().filter(|l| l.entry == Entry::NotTold && l.text.contains("not in the"));
+    assert_eq!(untold.count(), 3, "hook's message, and both ends: {:#?}", world.shelf.timeline);
+}
+
+#[test]
 fn steps_repeats_and_acknowledgement() {
     let steps = vec![step(0, "hook", Some(100)), step(250, "boss", None)];
     let mut world = World::new(everything_to(steps));
@@ -282,20 +309,6 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
     assert_eq!(commit.incidents.len(), 1);
     assert!(!commit.incidents[0].is_open());
     assert_eq!(commit.messages[0].alert.kind, MessageKind::Recovery);
-}
-
-#[test]
-fn messages_for_a_channel_that_leaves_the_configuration_are_settled() {
-    let mut world = World::new(everything_to(vec![step(0, "boss", None)]));
-    world.see(0, "mail/in", false);
-    world.see(3, "mail/in", false);
-    let mut smaller = plan(everything_to(vec![step(0, "post", None)]));
-    smaller.channels.remove(&name("boss"));
-    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
-    assert_eq!(commit.messages[0].state, MessageState::Refused);
-    assert!(commit.messages[0].last_error.as_ref().is_some_and(|e| e.contains("configuration")));
-    world.event(10, Event::Tick);
-    assert_eq!(world.told.last().map(String::as_str), Some("10 post problem"), "who is configured now is told");
 }
 
 #[test]
