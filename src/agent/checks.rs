@@ -114,7 +114,7 @@ impl Runner {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
             return regular.map(Due::new);
         };
-        let observation = answer.observation;
+        let observation = Box::new(answer.observation);
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
