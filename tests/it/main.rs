@@ -9,4 +9,5 @@ mod cli;
 mod config;
 mod demo;
 mod kills;
+mod reference;
 mod servers;
