@@ -15,6 +15,8 @@ use bongsu::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::harness::anchor;
+
 /// The file.
 const FILE: &str = "docs/configuration.md";
 
@@ -52,12 +54,6 @@ struct Reference {
 struct Section {
     title: String,
     schema: Value,
-}
-
-/// As GitHub makes anchors of titles.
-fn anchor(title: &str) -> String {
-    let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
-    kept.collect::<String>().to_lowercase().replace(' ', "-")
 }
 
 /// `TimeSpan` as people say it: `time span`.

@@ -1,3 +1,5 @@
+//! E-mail by real sockets: a scripted mail server, and mails read back by another library.
+
 use std::path::Path;
 
 use tokio::{

@@ -1,3 +1,5 @@
+//! Webhooks by real sockets: what is sent, how it is signed, and how answers are taken.
+
 use std::{path::Path, time::Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -1,3 +1,5 @@
+//! Name servers by real sockets: scripted answers, good and malformed.
+
 use std::{
     io::{Read, Write},
     net::{TcpListener, UdpSocket as StdUdpSocket},

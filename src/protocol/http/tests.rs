@@ -1,3 +1,5 @@
+//! Web servers by real sockets: scripted answers, redirects, bodies, certificates.
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
