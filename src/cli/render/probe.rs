@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Cells of the names of evidence.
-const NAME_CELLS: usize = 10;
+const NAME_CELLS: usize = 12;
 
 /// Days below which a certificate's end is worth a look.
 const CERTIFICATE_DAYS_FEW: i64 = 14;
@@ -252,11 +252,11 @@ mod tests {
             "failed  mail/submission  smtp://mx.example.com:587  100ms\n\
              \x20 connect          ██████                           20.0ms\n\
              \x20 login                  ████████████████████████   80.0ms ✗\n\
-             \x20 address    192.0.2.7:587\n\
-             \x20 tls        1.3, certificate CN=mx.example.com, 3 days left\n\
-             \x20 server     mx\\x1b[2J\n\
-             \x20 status     535\n\
-             \x20 reason     login: 535 5.7.8 no (rejected)\n\
+             \x20 address      192.0.2.7:587\n\
+             \x20 tls          1.3, certificate CN=mx.example.com, 3 days left\n\
+             \x20 server       mx\\x1b[2J\n\
+             \x20 status       535\n\
+             \x20 reason       login: 535 5.7.8 no (rejected)\n\
              \x20 transcript\n\
              \x20   0.00ms · connect 192.0.2.7:587\n\
              \x20   20.0ms → AUTH PLAIN ***\n\
