@@ -4,6 +4,8 @@
 //! stored and shown. The types that appear in YAML carry their own `Deserialize` and `JsonSchema`, so a bad
 //! value is refused with the same words wherever it stands.
 
+mod secret;
+
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -16,6 +18,8 @@ use std::{
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use self::secret::{Masker, Secret};
 
 /// Labels of a check or an incident, in a stable order.
 pub type Labels = BTreeMap<String, String>;
@@ -440,93 +444,6 @@ impl<'de> Deserialize<'de> for CheckName {
     }
 }
 
-// ---------------------------------------------------------------------------------------------------------------
-// Secrets
-
-/// A password, token or key. Never shown: `Debug` and `Display` print `***`.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Secret(Arc<str>);
-
-impl Secret {
-    /// Wraps a text that must not be shown.
-    pub fn new(text: impl Into<Arc<str>>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl<'de> Deserialize<'de> for Secret {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d).map(Self::new)
-    }
-}
-
-impl JsonSchema for Secret {
-    fn schema_name() -> Cow<'static, str> {
-        "Secret".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "A secret; better ${env:NAME}, ${file:/path} or ${credential:name} than the text itself",
-            "type": "string"
-        })
-    }
-}
-
-/// Replaces every known secret in a text by `***`. One masker is made when the configuration is loaded and goes
-/// wherever text is rendered: reasons, transcripts, logs, errors.
-#[derive(Clone, Debug, Default)]
-pub struct Masker(Arc<Vec<Secret>>);
-
-impl Masker {
-    /// Shortest secret that is masked: replacing every `a` of a text would hide the text and tell the secret.
-    pub const BYTES_MIN: usize = 3;
-
-    /// A masker for these secrets and for their Base64 and percent-encoded forms, longest first.
-    pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Self {
-        use base64::{Engine, engine::general_purpose::STANDARD};
-        let mut all: Vec<Secret> = secrets
-            .into_iter()
-            .filter(|s| s.expose().len() >= Self::BYTES_MIN)
-            .flat_map(|s| {
-                let encoded: String = url::form_urlencoded::byte_serialize(s.expose().as_bytes()).collect();
-                let base64 = STANDARD.encode(s.expose());
-                [s, Secret::new(encoded), Secret::new(base64)]
-            })
-            .collect();
-        all.sort_by(|a, b| b.expose().len().cmp(&a.expose().len()).then_with(|| a.expose().cmp(b.expose())));
-        all.dedup();
-        Self(Arc::new(all))
-    }
-
-    /// The text with every secret replaced.
-    pub fn mask<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut text = Cow::Borrowed(text);
-        for secret in self.0.iter() {
-            if text.contains(secret.expose()) {
-                text = Cow::Owned(text.replace(secret.expose(), "***"));
-            }
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -572,15 +489,6 @@ mod tests {
         }
         let name: CheckName = "mail/round-trip".parse().expect("a good name");
         assert_eq!((name.service().as_str(), name.check()), ("mail", "round-trip"));
-    }
-
-    #[test]
-    fn no_secret_survives_the_masker() {
-        let masker =
-            Masker::new([Secret::new("hunter2"), Secret::new("hunter22"), Secret::new("p@ss/w"), Secret::new("ab")]);
-        let text = "x hunter22 hunter2 aHVudGVyMg== p%40ss%2Fw ab";
-        assert_eq!(masker.mask(text), "x *** *** *** *** ab");
-        assert_eq!(format!("{:?} {}", Secret::new("k"), Secret::new("k")), "*** ***");
     }
 
     #[test]

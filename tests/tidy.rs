@@ -283,6 +283,20 @@ fn a_protocol_is_one_file_and_one_registry_line() {
 }
 
 #[test]
+fn there_is_one_tls_provider_and_no_openssl() {
+    let lock =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("the lock file is there");
+    let unwanted = ["openssl-sys", "openssl", "native-tls", "aws-lc-rs", "aws-lc-sys"];
+    let found: Vec<String> = lock
+        .lines()
+        .filter_map(|l| l.strip_prefix("name = \"")?.strip_suffix('"'))
+        .filter(|name| unwanted.contains(name))
+        .map(ToOwned::to_owned)
+        .collect();
+    report("all TLS is rustls with ring", "turn off the feature that brings this crate in", &found);
+}
+
+#[test]
 fn the_import_reader_reads_imports() {
     let code = |text: &str| text.lines().enumerate().map(|(i, l)| (i + 1, l.to_owned())).collect::<Vec<_>>();
     let names = |text: &str| imports(&code(text)).into_iter().map(|(_, n)| n).collect::<Vec<_>>();

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::heart::{self, Job};
 use crate::{
-    alert::{Message, MessageId, MessageState, message::Attempted},
+    alert::{Message, MessageId, MessageState, message::Attempted, outbox},
     decide::Event,
     incident::IncidentId,
     notify::worker::Queue,
@@ -78,6 +78,12 @@ impl Board {
     }
 }
 
+/// Whether a message may be sent now. A time further off than any pause the outbox makes was set under a clock that
+/// has been put back since.
+fn is_due(message: &Message, now: Timestamp) -> bool {
+    message.next_at <= now || message.next_at.since(now) > outbox::RETRY_AFTER_MAX
+}
+
 /// One channel's view of the board.
 pub(crate) struct Line {
     channel: Name,
@@ -95,7 +101,7 @@ impl Line {
 impl Queue for Line {
     fn due(&self, now: Timestamp) -> Option<Message> {
         self.board.first_of_each(&self.channel, |firsts| {
-            firsts.filter(|m| m.next_at <= now).min_by_key(|m| (m.next_at, m.id)).cloned()
+            firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
         })
     }
 

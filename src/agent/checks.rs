@@ -73,8 +73,10 @@ impl Runner {
     /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet.
     pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
         let mut due = Due::new(first);
+        // The first attempt may come shortly before the check's regular time, which is then passed over once.
+        let mut second = self.check.schedule.second(&self.check.name, first);
         loop {
-            let step = AssertUnwindSafe(self.step(due)).catch_unwind();
+            let step = AssertUnwindSafe(self.step(due, second.take())).catch_unwind();
             let result = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -95,12 +97,12 @@ impl Runner {
     }
 
     /// One attempt with what belongs to it; returns when the next is due.
-    async fn step(&self, due: Due) -> Option<Due> {
+    async fn step(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
         self.look_after(due).await;
-        let Ok(_permit) = self.permits.acquire().await else { return None };
+        let Ok(permit) = self.permits.acquire().await else { return None };
         let (now, begun) = (clock::now(), clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
-        let regular = self.check.schedule.next(&self.check.name, now.max(due.at));
+        let regular = second.or_else(|| self.check.schedule.next(&self.check.name, now.max(due.at)));
         let context = Context {
             net: self.net.clone(),
             at: now,
@@ -114,14 +116,22 @@ impl Runner {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
             return regular.map(Due::new);
         };
+        // What follows waits for the disk, not for the network.
+        drop(permit);
         let observation = Box::new(answer.observation);
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
-        let regular = || self.check.schedule.next(&self.check.name, clock::now().max(due.at)).map(Due::new);
         match pace {
-            Pace::Confirm(every) => Some(Due { at: now + every, instant: begun + every }),
-            Pace::Regular => regular(),
+            // An attempt that took longer than the pause leaves none; that is not the agent being late.
+            Pace::Confirm(every) => {
+                Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
+            }
+            // An attempt may have outlasted its interval: what was due meanwhile is passed over.
+            Pace::Regular => match regular.filter(|at| *at > clock::now()) {
+                Some(at) => Some(Due::new(at)),
+                None => self.check.schedule.next(&self.check.name, clock::now().max(due.at)).map(Due::new),
+            },
         }
     }
 

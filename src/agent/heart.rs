@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{AgentError, board::Board};
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Known, Past, Plan, Refused},
-    detect::Pace,
+    decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
+    detect::{Pace, State},
     store::{Keep, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
@@ -39,6 +39,7 @@ const GROUP_MAX: usize = 512;
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// Something for the core or the store.
+#[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
 pub(crate) enum Job {
     /// An event, with whom to tell its result once it is committed.
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
@@ -167,6 +168,7 @@ struct Beating {
     writer: Writer,
     setup: Setup,
     last: HashMap<CheckName, LastSeen>,
+    states: HashMap<CheckName, &'static str>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
     timeout: watch::Sender<Option<Timestamp>>,
@@ -200,7 +202,7 @@ impl Beating {
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
-        Ok(Self { core, writer, setup, last, board, telemetry, timeout })
+        Ok(Self { core, writer, setup, last, states: HashMap::new(), board, telemetry, timeout })
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
@@ -299,6 +301,9 @@ impl Beating {
             if let Some((check, observation)) = &commit.observation {
                 self.last.insert(check.clone(), last_seen(observation));
             }
+            if let Some(row) = &commit.state {
+                self.log_state(row);
+            }
             for line in &commit.timeline {
                 tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
             }
@@ -312,11 +317,26 @@ impl Beating {
         self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
+    /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it.
+    fn log_state(&mut self, row: &StateRow) {
+        if self.states.insert(row.check.clone(), row.state) == Some(row.state) {
+            return;
+        }
+        let reason = self.last.get(&row.check).and_then(|l| l.reason.as_ref()).map(ToString::to_string);
+        let reason = reason.unwrap_or_default();
+        if row.state == State::Unknown.as_str() {
+            tracing::warn!(check = %row.check, reason, "cannot tell whether it works");
+        } else {
+            tracing::info!(check = %row.check, state = row.state, reason, "state");
+        }
+    }
+
     fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
         rename(&mut self.writer, &setup.renames)?;
         let past = restore(&mut self.writer, &setup, now)?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
+        self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
         Ok(self.core.reconfigure(now, self.setup.plan.clone(), past.checks))
     }
 

@@ -47,6 +47,9 @@ use crate::{
 /// written, so it is taken up at the next start).
 pub const STOP_MAX: Duration = Duration::from_secs(5);
 
+/// The part of it that tasks may take; the rest is the store's, to write what they told last.
+const TASKS_STOP_MAX: Duration = Duration::from_secs(3);
+
 /// How often the store is given time for roll-ups and deletions.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 
@@ -155,11 +158,13 @@ pub async fn run(
         }
     };
     service::stopping();
-    shared.shut_down().await;
+    let deadline = clock::instant() + STOP_MAX;
+    let left = || deadline.saturating_duration_since(clock::instant());
     clock.abort();
-    heart.stop(STOP_MAX).await;
-    let socket = shared.running.lock().await.config.agent.socket.clone();
-    let _ = tokio::time::timeout(STOP_MAX, server).await;
+    let socket = shared.shut_down().await;
+    // Whoever still holds the socket is cut off: its answer could only be that the daemon stops.
+    server.abort();
+    heart.stop(left()).await;
     let _ = std::fs::remove_file(socket);
     result
 }
@@ -355,12 +360,9 @@ impl Shared {
             ending.extend(running.checks.remove(&name));
         }
         counts.added = config.checks.len() - counts.kept - counts.changed;
-        for task in ending {
-            task.end().await;
-        }
-        for (_, task) in std::mem::take(&mut running.channels) {
-            task.end().await;
-        }
+        ending.extend(std::mem::take(&mut running.channels).into_values());
+        // At the same time: several hung receivers cost one grace, not one each.
+        futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
         let setup = setup(&config, clock::now());
         heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
             .await
@@ -372,7 +374,8 @@ impl Shared {
         Ok(counts)
     }
 
-    async fn shut_down(&self) {
+    /// Ends all tasks within [`TASKS_STOP_MAX`]; gives the path of the control socket.
+    async fn shut_down(&self) -> PathBuf {
         self.stop.send_replace(true);
         let mut running = self.running.lock().await;
         let checks: Vec<Task> = running.checks.drain().map(|(_, t)| t).collect();
@@ -381,6 +384,11 @@ impl Shared {
             task.stop.send_replace(true);
         }
         let all = futures_util::future::join_all(checks.into_iter().chain(channels).map(Task::end));
-        let _ = tokio::time::timeout(STOP_MAX, all).await;
+        if tokio::time::timeout(TASKS_STOP_MAX, all).await.is_err() {
+            tracing::warn!(
+                "some deliveries did not end in time and were abandoned; they are taken up at the next start"
+            );
+        }
+        running.config.agent.socket.clone()
     }
 }

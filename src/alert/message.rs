@@ -87,6 +87,15 @@ impl MessageState {
     }
 }
 
+/// A channel that did not take a message, for which another stands in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InsteadOf {
+    /// The channel.
+    pub channel: Name,
+    /// What went wrong with it, in words.
+    pub error: String,
+}
+
 /// One check as an alert shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlertCheck {
@@ -145,7 +154,7 @@ pub struct Alert {
     pub acknowledged_by: Option<String>,
     /// The channel this should have gone to, when it comes by its fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instead_of: Option<Name>,
+    pub instead_of: Option<InsteadOf>,
     /// When the message was made.
     pub at: Timestamp,
 }

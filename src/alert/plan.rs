@@ -30,6 +30,8 @@ pub enum WhyNot {
     AlreadyTold,
     /// Somebody has taken the incident in hand.
     Acknowledged,
+    /// The channel has been taken out of the configuration.
+    Gone,
 }
 
 impl fmt::Display for WhyNot {
@@ -37,6 +39,7 @@ impl fmt::Display for WhyNot {
         f.write_str(match self {
             Self::AlreadyTold => "it has been told already",
             Self::Acknowledged => "the incident is acknowledged",
+            Self::Gone => "the channel is not in the configuration any more",
         })
     }
 }

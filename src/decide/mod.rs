@@ -26,6 +26,7 @@ pub const NOTE_CHARS_MAX: usize = 1_000;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are observations; a box for each would cost more")]
 pub enum Event {
     /// An attempt of a check has its verdict.
     Observed {
@@ -280,7 +281,7 @@ impl Core {
     }
 
     /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
-    /// leave their incidents; incidents left without any are closed.
+    /// leave their incidents; incidents left without any are closed. Messages for channels that are gone are settled.
     pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>, mut known: HashMap<CheckName, Known>) -> Commit {
         let mut commit = Commit::default();
         self.plan = plan;
@@ -303,6 +304,7 @@ impl Core {
                 self.after_change(now, id, &mut commit);
             }
         }
+        self.settle_orphans(now, &mut commit);
         self.forget_settled();
         commit
     }

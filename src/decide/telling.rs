@@ -3,7 +3,7 @@
 use super::{Commit, Core};
 use crate::{
     alert::{
-        Alert, Message, MessageId, MessageKind, MessageState, compose,
+        Alert, InsteadOf, Message, MessageId, MessageKind, MessageState, compose,
         message::Attempted,
         outbox,
         plan::{self, Planned},
@@ -33,6 +33,10 @@ impl Core {
     }
 
     fn tell(&mut self, now: Timestamp, id: IncidentId, planned: &Planned, commit: &mut Commit) {
+        // Told of it once, and taken out of the configuration since.
+        if !self.plan.channels.contains_key(&planned.channel) {
+            return;
+        }
         let Some(alert) = self.compose(id, planned.kind, now) else { return };
         self.post(now, planned.channel.clone(), alert, now, &planned.because, commit);
     }
@@ -99,6 +103,11 @@ impl Core {
     fn end_for_channel(&mut self, now: Timestamp, id: IncidentId, channel: &Name, failed: bool, commit: &mut Commit) {
         let Some(told) = self.incidents.get(&id).and_then(|i| i.told.channels.get(channel)) else { return };
         if told.ended {
+            return;
+        }
+        if !self.plan.channels.contains_key(channel) {
+            let line = format!("{channel}: {}", plan::WhyNot::Gone);
+            self.write_lines(now, id, vec![(Entry::NotTold, line)], commit);
             return;
         }
         let pending = told.pending.clone();
@@ -176,6 +185,27 @@ impl Core {
         self.write_incident(incident, commit);
     }
 
+    /// Settles what waits for channels that are not in the plan: nobody would ever try to deliver it, and it would
+    /// count as waiting for ever.
+    pub(super) fn settle_orphans(&mut self, now: Timestamp, commit: &mut Commit) {
+        let gone = |m: &&Message| m.state == MessageState::Pending && !self.plan.channels.contains_key(&m.channel);
+        let orphans: Vec<MessageId> = self.messages.values().filter(gone).map(|m| m.id).collect();
+        for id in orphans {
+            let Some(message) = self.messages.get_mut(&id) else { continue };
+            message.state = MessageState::Refused;
+            message.settled_at = Some(now);
+            message.last_error = Some(plan::WhyNot::Gone.to_string());
+            let (channel, incident) = (message.channel.clone(), message.alert.incident);
+            write_message(message.clone(), commit);
+            self.settle(incident, &channel, id, false);
+            if let Some(incident) = incident {
+                let line = format!("{channel}: {}", plan::WhyNot::Gone);
+                self.write_lines(now, incident, vec![(Entry::NotTold, line)], commit);
+                self.write_incident(incident, commit);
+            }
+        }
+    }
+
     /// Gives a copy of a message that its channel does not take to the fallback channel, unless that one has been
     /// told of the incident in its own right.
     fn hand_over(&mut self, now: Timestamp, message: &Message, commit: &mut Commit) {
@@ -197,7 +227,8 @@ impl Core {
         let closed = !incident.is_open();
         let kind = if closed && !message.alert.kind.is_final() { MessageKind::Past } else { message.alert.kind };
         let Some(mut alert) = self.compose(id, kind, now) else { return };
-        alert.instead_of = Some(message.channel.clone());
+        let error = message.last_error.clone().unwrap_or_default();
+        alert.instead_of = Some(InsteadOf { channel: message.channel.clone(), error });
         let because = format!("instead of {}", message.channel);
         self.post(now, fallback, alert, now, &because, commit);
     }

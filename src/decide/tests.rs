@@ -190,6 +190,33 @@ fn checks_of_a_service_and_their_dependents_share_an_incident() {
 }
 
 #[test]
+fn a_channel_that_leaves_the_plan_is_owed_nothing() {
+    let mut world = World::new(everything_to(vec![step(0, "hook,boss", None)]));
+    for s in [10, 13] {
+        world.see(s, "mail/in", false);
+    }
+    world.answer(14, "boss", &Attempted::Delivered);
+    world.answer(14, "hook", &retry());
+    let mut smaller = Plan { routes: everything_to(vec![step(0, "post", None)]), ..(**world.core.plan()).clone() };
+    smaller.channels.retain(|channel, _| channel.as_str() == "post");
+    let commit = world.core.reconfigure(second(20), Arc::new(smaller), HashMap::new());
+    world.shelf.apply(commit);
+    let hook = &world.shelf.messages[&MessageId(1)];
+    assert_eq!((hook.state, hook.attempts, hook.settled_at), (MessageState::Refused, 1, Some(second(20))));
+    assert!(hook.last_error.as_deref().is_some_and(|e| e.contains("not in the configuration")), "{hook:?}");
+    world.event(21, Event::Tick);
+    world.answer(21, "post", &Attempted::Delivered);
+    world.restart();
+    world.see(30, "mail/in", true);
+    assert_eq!(world.told, ["13 hook problem", "13 boss problem", "21 post problem", "30 post recovery"]);
+    let pending = |m: &&Message| m.state == MessageState::Pending;
+    let waits: Vec<&str> = world.shelf.messages.values().filter(pending).map(|m| m.channel.as_str()).collect();
+    assert_eq!(waits, ["post"], "nothing waits for a channel that is not there");
+    let untold = world.shelf.timeline.iter().filter(|l| l.entry == Entry::NotTold && l.text.contains("not in the"));
+    assert_eq!(untold.count(), 3, "hook's message, and both ends: {:#?}", world.shelf.timeline);
+}
+
+#[test]
 fn steps_repeats_and_acknowledgement() {
     let steps = vec![step(0, "hook", Some(100)), step(250, "boss", None)];
     let mut world = World::new(everything_to(steps));
@@ -248,7 +275,8 @@ fn a_refused_message_goes_to_the_fallback_which_then_gets_the_recovery() {
     world.answer(4, "post", &Attempted::Delivered);
     world.see(9, "mail/in", true);
     assert_eq!(world.told, ["3 hook problem", "3 post problem", "9 post recovery"]);
-    assert_eq!(world.shelf.messages[&MessageId(2)].alert.instead_of, Some(name("hook")));
+    let instead_of = world.shelf.messages[&MessageId(2)].alert.instead_of.clone().expect("a fallback says for whom");
+    assert_eq!((instead_of.channel, instead_of.error.as_str()), (name("hook"), "404"));
 }
 
 #[test]

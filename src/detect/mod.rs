@@ -9,13 +9,17 @@
 //! is neither good nor bad.
 
 pub mod flapping;
+mod memory;
 pub mod window;
 
 use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::window::{Point, Sample, Window};
+pub use self::{
+    memory::{Memory, Run, Trouble},
+    window::{Point, Sample, Window},
+};
 use crate::{
     observation::{Correction, Fate, Kind, Observation, Outcome, Reason},
     value::{Ratio, Timestamp},
@@ -127,85 +131,6 @@ impl State {
             Self::Suspect => "suspect",
             Self::Degraded => "degraded",
             Self::Down => "down",
-        }
-    }
-}
-
-/// Confirmed bad service in progress.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trouble {
-    /// How bad it is.
-    pub severity: Severity,
-    /// When it began.
-    pub started: Edge,
-    /// What was wrong first.
-    pub reason: Option<Reason>,
-}
-
-/// Observations of one sign in a row.
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
-pub struct Run {
-    /// How many; 0 when there is none.
-    pub count: u32,
-    /// The first of them.
-    pub first: Timestamp,
-    /// What the first one showed, for a bad run.
-    #[serde(default)]
-    pub reason: Option<Reason>,
-    /// How many of a good run were slow.
-    #[serde(default)]
-    pub slow: u32,
-}
-
-/// What the detector must remember across a restart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Memory {
-    /// The state.
-    pub state: State,
-    /// Since when.
-    pub since: Timestamp,
-    /// The latest observation that is part of this memory.
-    pub as_of: Timestamp,
-    /// Confirmed bad service, if any.
-    #[serde(default)]
-    pub trouble: Option<Trouble>,
-    /// Bad observations in a row.
-    #[serde(default)]
-    pub bad: Run,
-    /// Good observations in a row since the last bad one; counted while in trouble.
-    #[serde(default)]
-    pub good: Run,
-    /// Inconclusive observations in a row.
-    #[serde(default)]
-    pub blind: u32,
-    /// The latest good observation.
-    #[serde(default)]
-    pub last_good: Option<Timestamp>,
-    /// The latest bad observation (in a degraded check: the latest that offended).
-    #[serde(default)]
-    pub last_bad: Option<Timestamp>,
-    /// Whether it is flapping.
-    #[serde(default)]
-    pub flapping: bool,
-    /// Samples before this are not judged again: an outage that is over is no evidence of a degradation.
-    #[serde(default)]
-    pub judged_since: Timestamp,
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            state: State::Unknown,
-            since: Timestamp::EPOCH,
-            as_of: Timestamp::EPOCH,
-            trouble: None,
-            bad: Run::default(),
-            good: Run::default(),
-            blind: 0,
-            last_good: None,
-            last_bad: None,
-            flapping: false,
-            judged_since: Timestamp::EPOCH,
         }
     }
 }

@@ -7,7 +7,7 @@ use chrono::Datelike;
 use chrono_tz::Tz;
 
 use crate::{
-    alert::{Alert, AlertCheck, MessageKind, Point},
+    alert::{Alert, AlertCheck, InsteadOf, MessageKind, Point},
     incident::{Edge, Severity},
     observation::{Outcome, one_line},
     value::{TimeSpan, Timestamp},
@@ -112,8 +112,8 @@ impl<'a> Words<'a> {
         let alert = self.alert;
         let mut facts = Vec::new();
         let mut fact = |label, value: String| facts.push(Fact { label, value: one_line(&value, 1_000) });
-        if let Some(channel) = &alert.instead_of {
-            fact("Sent here", format!("because the channel {channel} could not be reached; this is its fallback"));
+        if let Some(InsteadOf { channel, error }) = &alert.instead_of {
+            fact("Sent here", format!("as the fallback of {channel}, which did not take it: {error}"));
         }
         if alert.kind == MessageKind::Test {
             fact("Seen from", alert.vantage.to_string());
@@ -457,12 +457,13 @@ pub(super) mod tests {
     #[test]
     fn a_problem_reads_well_at_three_in_the_morning() {
         let mut alert = alert(MessageKind::Problem);
-        alert.instead_of = Some("ops-chat".parse().expect("a name"));
+        let channel = "ops-chat".parse().expect("a name");
+        alert.instead_of = Some(InsteadOf { channel, error: "503 Service Unavailable".into() });
         alert.acknowledged_by = Some("지원".into());
         assert_eq!(
             words(&alert).lines().join("\n"),
             "회사 메일 is down.\n\
-             Sent here: because the channel ops-chat could not be reached; this is its fallback\n\
+             Sent here: as the fallback of ops-chat, which did not take it: 503 Service Unavailable\n\
              Cause: submission: login: 535 5.7.8 <no> \"entry\" & more\n\
              Began: 2026-11-22, between 14:50:02Z and 14:50:05Z\n\
              Lasted: 3m12s so far\n\

@@ -9,13 +9,13 @@
 //! the same for every attempt of a message, so that a receiver can drop repeats. Redirects are not followed.
 
 mod alertmanager;
+mod options;
 mod preset;
 mod reply;
 mod sign;
 mod template;
 
 use std::{
-    collections::BTreeMap,
     error::Error as _,
     io,
     net::SocketAddr,
@@ -29,9 +29,9 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
 
 use self::{
+    options::{Raw, Verb},
     preset::{Content, Preset},
     reply::Reply,
     sign::Signer,
@@ -45,7 +45,7 @@ use crate::{
     options::Options,
     protocol::{
         Boxed, Net,
-        wire::{Family, Seen, TlsClient, TlsOptions, io_text, tls_failure},
+        wire::{Family, Seen, TlsClient, io_text, tls_failure},
     },
     value::{Secret, TimeSpan},
 };
@@ -73,55 +73,6 @@ const REPLY_BYTES_MAX: usize = 16 * 1_024;
 
 /// Largest template file.
 const TEMPLATE_BYTES_MAX: u64 = 64 * 1_024;
-
-/// Alerts by webhook.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Raw {
-    /// Where to send: `https://hooks.example.com/alerts`.
-    url: Secret,
-    /// `POST` (default), `PUT` or `PATCH`.
-    #[serde(default)]
-    method: Verb,
-    /// The form of the body.
-    #[serde(default)]
-    preset: Preset,
-    /// A body of one's own, as a minijinja template; it sees `alert`, `message`, `title`, `text`, `tag`.
-    template: Option<String>,
-    /// The same in a file.
-    template_file: Option<String>,
-    /// The type of a template's body; `application/json` by default, and then checked to be JSON.
-    content_type: Option<String>,
-    /// Further headers.
-    #[serde(default)]
-    headers: BTreeMap<String, Secret>,
-    /// Signs every request by Standard Webhooks: `whsec_` and Base64, or any text.
-    secret: Option<Secret>,
-    /// `Authorization: Bearer`.
-    bearer: Option<Secret>,
-    /// `Authorization: Basic`.
-    username: Option<String>,
-    /// Its password.
-    password: Option<Secret>,
-    /// The chat, for `preset: telegram`.
-    chat_id: Option<String>,
-    /// How long the receiver may take.
-    timeout: Option<TimeSpan>,
-    /// The zone in which times are told, such as `Asia/Seoul`; UTC by default.
-    timezone: Option<String>,
-    /// Whom to trust.
-    #[serde(default)]
-    tls: TlsOptions,
-}
-
-#[derive(Clone, Copy, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-enum Verb {
-    #[default]
-    Post,
-    Put,
-    Patch,
-}
 
 struct Webhook {
     url: Url,

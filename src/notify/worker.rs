@@ -26,8 +26,9 @@ pub const DELIVERY_MAX: Duration = Duration::from_secs(60);
 pub const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// How long a delivery in progress, and the commit of its result, may go on after the stop. A delivery that is
-/// abandoned is repeated after the start under the same key.
-pub const STOP_GRACE: Duration = Duration::from_secs(5);
+/// abandoned is repeated after the start under the same key. Less than the agent gives its tasks to end, so that the
+/// loop itself ends and says what it abandons.
+pub const STOP_GRACE: Duration = Duration::from_secs(4);
 
 /// The bounds of a loop; tests shorten them.
 #[derive(Clone, Copy)]

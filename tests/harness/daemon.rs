@@ -25,8 +25,13 @@ pub struct Place {
 impl Place {
     /// Writes `config.yaml` (socket and database beside it are added) and one file of checks.
     pub fn new(config: &str, checks: &str) -> Self {
+        Self::with_agent("", config, checks)
+    }
+
+    /// The same with further options of the agent, such as `, nameservers: [192.0.2.1]`.
+    pub fn with_agent(agent: &str, config: &str, checks: &str) -> Self {
         let dir = super::scratch();
-        let own = "agent: { name: test-1, socket: bongsu.sock }\nstore: { path: bongsu.db }\n";
+        let own = format!("agent: {{ name: test-1, socket: bongsu.sock{agent} }}\nstore: {{ path: bongsu.db }}\n");
         super::write(dir.path(), "config.yaml", &format!("{own}{config}"));
         super::write(dir.path(), "checks/all.yaml", checks);
         Self { dir }

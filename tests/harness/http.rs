@@ -52,6 +52,7 @@ impl Request {
 
 struct State {
     answer: Mutex<Answer>,
+    delay: Mutex<Duration>,
     requests: Mutex<Vec<Request>>,
     stop: AtomicBool,
 }
@@ -67,8 +68,12 @@ impl Web {
     pub fn start(answer: Answer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let state =
-            Arc::new(State { answer: Mutex::new(answer), requests: Mutex::default(), stop: AtomicBool::new(false) });
+        let state = Arc::new(State {
+            answer: Mutex::new(answer),
+            delay: Mutex::default(),
+            requests: Mutex::default(),
+            stop: AtomicBool::new(false),
+        });
         let shared = state.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -97,6 +102,11 @@ impl Web {
     /// Answers otherwise from now on.
     pub fn set(&self, answer: Answer) {
         *self.state.answer.lock().expect("no panic holds it") = answer;
+    }
+
+    /// Takes this long between reading a request and answering it.
+    pub fn set_delay(&self, delay: Duration) {
+        *self.state.delay.lock().expect("no panic holds it") = delay;
     }
 
     /// All requests so far.
@@ -139,6 +149,8 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     let answer = *state.answer.lock().expect("no panic holds it");
     let request = Request { at: Instant::now(), answer, path, headers, body };
     state.requests.lock().expect("no panic holds it").push(request);
+    let delay = *state.delay.lock().expect("no panic holds it");
+    thread::sleep(delay);
     let mut stream = stream;
     let (status, extra) = match answer {
         Answer::Status(status) => (status, String::new()),

@@ -69,6 +69,10 @@ pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
 pub struct Server {
     child: Child,
     log: PathBuf,
+    program: String,
+    args: Vec<String>,
+    package: &'static str,
+    ready: SocketAddr,
     /// Kept for as long as the server runs.
     pub dir: TempDir,
 }
@@ -76,27 +80,33 @@ pub struct Server {
 impl Server {
     /// Starts `program` and waits until `ready` accepts TCP connections. Fails the test, naming the Debian package,
     /// when the program is missing: a test that needs a server never passes without it.
-    pub fn start(package: &str, program: &str, args: &[&str], dir: TempDir, ready: SocketAddr) -> Self {
+    pub fn start(package: &'static str, program: &str, args: &[&str], dir: TempDir, ready: SocketAddr) -> Self {
         let log = dir.path().join("server.log");
-        let output = fs::File::create(&log).expect("own directory");
-        let child = Command::new(program)
-            .args(args)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a file can be shared"))
-            .stderr(output)
-            .spawn()
-            .unwrap_or_else(|e| panic!("{program} does not start ({e}); install the Debian package {package}, or run tests/run --without-servers"));
-        let mut server = Self { child, log, dir };
+        let child = spawn(package, program, args, dir.path(), &log);
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut server = Self { child, log, program: program.into(), args, package, ready, dir };
+        server.wait();
+        server
+    }
+
+    /// Starts it anew, as it was, after [`Server::stop`].
+    pub fn restart(&mut self) {
+        self.stop();
+        let args: Vec<&str> = self.args.iter().map(String::as_str).collect();
+        self.child = spawn(self.package, &self.program, &args, self.dir.path(), &self.log);
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        let (program, ready) = (self.program.clone(), self.ready);
         let begun = Instant::now();
         while TcpStream::connect_timeout(&ready, Duration::from_millis(200)).is_err() {
-            if let Some(status) = server.child.try_wait().expect("own child") {
-                panic!("{program} ended at once ({status}):\n{}", server.log());
+            if let Some(status) = self.child.try_wait().expect("own child") {
+                panic!("{program} ended at once ({status}):\n{}", self.log());
             }
-            assert!(begun.elapsed() < START_MAX, "{program} did not open {ready}:\n{}", server.log());
+            assert!(begun.elapsed() < START_MAX, "{program} did not open {ready}:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        server
     }
 
     /// What it printed.
@@ -140,6 +150,22 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn spawn(package: &str, program: &str, args: &[&str], dir: &Path, log: &Path) -> Child {
+    let output = fs::File::options().create(true).append(true).open(log).expect("own directory");
+    let child = Command::new(program)
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a file can be shared"))
+        .stderr(output)
+        .spawn();
+    child.unwrap_or_else(|e| {
+        panic!(
+            "{program} does not start ({e}); install the Debian package {package}, or run tests/run --without-servers"
+        )
+    })
 }
 
 /// Builds what a check asks, from its key and its options in YAML. Fails the test on any mistake in them.

@@ -1,4 +1,4 @@
-//! E-mail by real sockets: a scripted mail server, and mails read back by another library.
+//! The e-mail channel against scripted mail servers.
 
 use std::path::Path;
 

@@ -10,7 +10,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, value::Serde};
 
 use super::preset::context;
 use crate::{
-    alert::{Alert, AlertCheck, Message, MessageId, MessageKind, MessageState, Point},
+    alert::{Alert, AlertCheck, InsteadOf, Message, MessageId, MessageKind, MessageState, Point},
     incident::{Edge, IncidentId, Severity},
     notify::text::Words,
     observation::{Kind, Outcome, Phase, Reason},
@@ -139,7 +139,8 @@ fn sample(kind: MessageKind) -> Message {
         duration_ms: 60_000,
         checks: if test { Vec::new() } else { vec![check] },
         acknowledged_by: (kind == MessageKind::Reminder).then(|| "지원".into()),
-        instead_of: (kind == MessageKind::Past).then(|| name("ops-chat")),
+        instead_of: (kind == MessageKind::Past)
+            .then(|| InsteadOf { channel: name("ops-chat"), error: "503 Service Unavailable".into() }),
         at: at(70_000),
     };
     Message {

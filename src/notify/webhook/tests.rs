@@ -1,4 +1,4 @@
-//! Webhooks by real sockets: what is sent, how it is signed, and how answers are taken.
+//! The webhook channel against scripted receivers.
 
 use std::{path::Path, time::Instant};
 

@@ -1,4 +1,4 @@
-//! Name servers by real sockets: scripted answers, good and malformed.
+//! `dns` against scripted name servers.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! Web servers by real sockets: scripted answers, redirects, bodies, certificates.
+//! `http` against scripted web servers.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -22,14 +22,14 @@ use crate::harness::{
 type Told = Result<(), (Kind, &'static str)>;
 
 /// A running nginx: its plain port, its TLS port, and the PEM file of the authority behind the latter.
-struct Nginx {
+pub struct Nginx {
     server: Server,
-    plain: u16,
+    pub plain: u16,
     tls: u16,
     ca: String,
 }
 
-fn nginx() -> Nginx {
+pub fn nginx() -> Nginx {
     let dir = scratch();
     let path = dir.path().display().to_string();
     let (plain, tls) = (free_port(), free_port());

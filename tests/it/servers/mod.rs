@@ -6,3 +6,4 @@ mod email;
 mod http;
 mod mqtt;
 mod tls_tcp;
+mod whole;
