@@ -33,7 +33,7 @@ pub enum Event {
         /// Of which check.
         check: CheckName,
         /// What it showed.
-        observation: Box<Observation>,
+        observation: Observation,
     },
     /// A message that was pending or lost has met its fate.
     Corrected {
@@ -264,7 +264,7 @@ impl Core {
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Result<Commit, Refused> {
         let mut commit = Commit::default();
         match event {
-            Event::Observed { check, observation } => self.observed(now, check, *observation, &mut commit),
+            Event::Observed { check, observation } => self.observed(now, check, observation, &mut commit),
             Event::Corrected { check, correction } => self.corrected(now, check, correction, &mut commit),
             Event::Attempted { message, result } => self.attempted(now, message, &result, &mut commit),
             Event::Acknowledge { incident, by, note } => self.acknowledge(now, incident, &by, &note, &mut commit)?,
