@@ -124,7 +124,7 @@ impl Runner {
         };
         // What follows waits for the disk, not for the network.
         drop(permit);
-        let observation = Box::new(answer.observation);
+        let observation = answer.observation;
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;

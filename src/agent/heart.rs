@@ -46,6 +46,7 @@ const GROUP_EVERY: Duration = Duration::from_millis(20);
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
 /// Something for the core or the store.
+#[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
 pub(crate) enum Job {
     /// An event, with whom to tell its result once it is committed.
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },

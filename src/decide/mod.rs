@@ -26,13 +26,14 @@ pub const NOTE_CHARS_MAX: usize = 1_000;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all events are observations; a box for each would cost more")]
 pub enum Event {
     /// An attempt of a check has its verdict.
     Observed {
         /// Of which check.
         check: CheckName,
         /// What it showed.
-        observation: Box<Observation>,
+        observation: Observation,
     },
     /// A message that was pending or lost has met its fate.
     Corrected {
@@ -263,7 +264,7 @@ impl Core {
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Result<Commit, Refused> {
         let mut commit = Commit::default();
         match event {
-            Event::Observed { check, observation } => self.observed(now, check, *observation, &mut commit),
+            Event::Observed { check, observation } => self.observed(now, check, observation, &mut commit),
             Event::Corrected { check, correction } => self.corrected(now, check, correction, &mut commit),
             Event::Attempted { message, result } => self.attempted(now, message, &result, &mut commit),
             Event::Acknowledge { incident, by, note } => self.acknowledge(now, incident, &by, &note, &mut commit)?,

@@ -116,7 +116,7 @@ impl World {
         if !good {
             observation.reason = Some(Reason::new(Phase::Connect, Kind::Refused, "connection refused"));
         }
-        self.event(at_s, Event::Observed { check: check(of), observation: observation.into() });
+        self.event(at_s, Event::Observed { check: check(of), observation });
     }
 
     /// Answers all that is due to a channel.
@@ -289,7 +289,7 @@ fn a_degradation_that_becomes_an_outage_is_told_as_worse_and_matched_again() {
     let mut world = World::new(routes);
     for s in 0..5 {
         let observation = Observation::new(second(s), Outcome::Slow, Duration::from_secs(3));
-        world.event(s, Event::Observed { check: check("mail/in"), observation: observation.into() });
+        world.event(s, Event::Observed { check: check("mail/in"), observation });
     }
     assert_eq!(world.told, ["4 post problem"]);
     world.see(5, "mail/in", false);
