@@ -181,7 +181,7 @@ proptest! {
         for three in seen.windows(3) {
             if three.iter().all(|(_, good)| !good) {
                 let by = three[2].0;
-                let open = told.iter().filter_map(|t| {
+                let open = told.iter().rev().find_map(|t| {
                     let (n, what) = t.split_once(':')?;
                     let n: usize = n.parse().ok()?;
                     let turn = what.starts_with("began") || what.starts_with("ended");
