@@ -384,7 +384,10 @@ impl JsonSchema for Name {
         "Name".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": 1, "maxLength": Name::CHARS_MAX })
+        json_schema!({
+            "description": "A name: letters (of any script) and digits, and within them `.`, `_` and `-`",
+            "type": "string", "minLength": 1, "maxLength": Name::CHARS_MAX,
+        })
     }
 }
 

@@ -183,6 +183,20 @@ fn imports_point_downward() {
 }
 
 #[test]
+fn the_map_lists_the_modules_as_they_stand() {
+    let sources = sources();
+    let lib = &sources.iter().find(|s| s.path == "src/lib.rs").expect("the crate's root").text;
+    let of = |prefix: &str, end: char| -> Vec<&str> {
+        lib.lines().filter_map(|l| l.strip_prefix(prefix)?.split(end).next()).collect()
+    };
+    let floors: Vec<&str> = FLOORS.iter().copied().filter(|m| *m != "main").collect();
+    assert_eq!(of("pub mod ", ';'), floors, "the `pub mod` lines of src/lib.rs stand in the order of FLOORS");
+    assert_eq!(of("//! | [`", '`'), floors, "the table in src/lib.rs stands in the order of FLOORS");
+    let pure: Vec<&str> = lib.lines().filter(|l| l.contains("`] | P |")).filter_map(|l| l.split('`').nth(1)).collect();
+    assert_eq!(pure, PURE, "the table in src/lib.rs marks the modules of PURE");
+}
+
+#[test]
 fn pure_modules_stay_pure() {
     let mut breaches = Vec::new();
     for source in sources().iter().filter(|s| PURE.contains(&s.module.as_str()) && !is_test(s)) {

@@ -173,7 +173,7 @@ pub(super) struct RawKeep {
     pub daily: Option<TimeSpan>,
 }
 
-/// Where the status page listens.
+/// Where the status page will listen.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawWeb {
@@ -242,7 +242,7 @@ pub(super) struct RawDegraded {
     pub window: Option<TimeSpan>,
 }
 
-/// Which incidents go to which channels, and after how long an outage; read part by part.
+/// Which incidents go to which channels, and after how long an outage.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawRoute {
@@ -270,14 +270,15 @@ pub(super) struct RawMatch {
     pub labels: BTreeMap<String, String>,
 }
 
-/// One step of a route. That it must tell somebody is said where it is read.
+// That it must tell somebody is said where it is read.
+/// One step of a route.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawStep {
     /// Age of the outage at which this step is due; 0s by default.
     #[serde(default)]
     pub after: TimeSpan,
-    /// Names of channels.
+    /// Names of channels; at least one.
     #[serde(default)]
     pub to: OneOrMany<Name>,
     /// How often they are told again while the outage lasts; never by default.
@@ -285,7 +286,8 @@ pub(super) struct RawStep {
     pub repeat: Option<TimeSpan>,
 }
 
-/// The head of a check file. That it must have a service is said where it is read, which goes on without one.
+// That it must have a service is said where it is read, which goes on without one.
+/// The head of a check file.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawService {
@@ -300,7 +302,8 @@ pub(super) struct RawService {
     pub labels: BTreeMap<String, String>,
 }
 
-/// What a check has beside its settings and the question it asks. That it must have a name is said where it is read.
+// That it must have a name is said where it is read.
+/// What a check has beside its settings and the question it asks.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawCheck {

@@ -53,7 +53,7 @@ fn config(generator: &mut SchemaGenerator) -> Map<String, Value> {
         "items": generator.subschema_for::<RawRoute>(),
     });
     properties.insert("routes".into(), routes);
-    property::<RawWeb>(&mut properties, generator, "web", "Where the status page listens");
+    property::<RawWeb>(&mut properties, generator, "web", "Where the status page will listen");
     property::<OneOrMany<String>>(
         &mut properties,
         generator,

@@ -71,7 +71,8 @@ const SCHEMES: &[Scheme] = &[
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    /// `smtp+starttls://host[:587]`, `smtps://host[:465]`, `smtp://host[:25]`, or `file:///folder` for a drop folder.
+    /// `smtp+starttls://host[:587]`, `smtps://host[:465]`, `smtp://host[:25]`, or a drop folder: `file:///folder`,
+    /// or `file:folder` beside the configuration.
     url: String,
     /// User name, if the server wants one.
     username: Option<String>,

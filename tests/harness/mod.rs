@@ -189,3 +189,9 @@ pub fn context(settings: &Settings) -> Context {
     let net = Net::new(NetOptions { nameservers, ..NetOptions::default() }).expect("a net");
     Context { net, at: bongsu::clock::now(), settings: settings.clone(), explain: true, wait_max: None }
 }
+
+/// The anchor GitHub makes of a heading.
+pub fn anchor(title: &str) -> String {
+    let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}

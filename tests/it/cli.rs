@@ -251,7 +251,7 @@ fn a_probe_shows_the_phases_and_its_verdict_is_the_exit_code() {
     let ok = run(dir.path(), &["probe", &url]);
     assert_eq!((ok.code, ok.err.as_str()), (0, ""), "{}", ok.out);
     assert!(ok.out.starts_with("ok ") && ok.out.contains("connect") && ok.out.contains('█'), "{}", ok.out);
-    assert!(ok.out.contains(&format!("address    127.0.0.1:{port}")), "{}", ok.out);
+    assert!(ok.out.contains(&format!("address      127.0.0.1:{port}")), "{}", ok.out);
 
     let json = run(dir.path(), &["probe", &url, "--json", "--explain"]).json();
     assert_eq!(json["outcome"], "ok");

@@ -124,13 +124,13 @@ fn the_shipped_configuration_loads_and_fits_the_schema() {
 }
 
 /// The schemas of both kinds of files.
-struct Validators {
+pub(crate) struct Validators {
     config: jsonschema::Validator,
     checks: jsonschema::Validator,
 }
 
 impl Validators {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let of = |document| {
             let schema = schema(document);
             assert_eq!(jsonschema::meta::validate(&schema).map_err(|e| e.to_string()), Ok(()), "a valid schema");
@@ -140,7 +140,7 @@ impl Validators {
     }
 
     /// What the schema finds wrong with a file's text.
-    fn errors(&self, is_config: bool, text: &str) -> Vec<String> {
+    pub(crate) fn errors(&self, is_config: bool, text: &str) -> Vec<String> {
         let mut value: serde_yaml::Value = serde_yaml::from_str(text).expect("well-formed YAML");
         value.apply_merge().expect("good merges");
         let value: serde_json::Value = serde_json::to_value(value).expect("YAML of JSON's kind");

@@ -8,5 +8,8 @@ mod broker;
 mod cli;
 mod config;
 mod demo;
+mod documents;
 mod kills;
+mod reference;
 mod servers;
+mod shipped;

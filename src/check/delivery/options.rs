@@ -136,8 +136,12 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
         schema.insert("description".into(), text.into());
         schema
     };
-    let slow = described("The objective: arrived later counts as slow; 5s", generator.subschema_for::<TimeSpan>());
-    let lost = described("The horizon: absent until then counts as lost; 30s", generator.subschema_for::<TimeSpan>());
+    let slow =
+        described("The objective: arrived later counts as slow; 5s by default", generator.subschema_for::<TimeSpan>());
+    let lost = described(
+        "The horizon: absent until then counts as lost; 30s by default",
+        generator.subschema_for::<TimeSpan>(),
+    );
     let sessions = generator.subschema_for::<Sessions>();
     json_schema!({
         "type": "object", "additionalProperties": false, "required": ["send", "receive"],

@@ -1,4 +1,4 @@
-//! `dns` against scripted name servers.
+//! Name servers by real sockets: scripted answers, good and malformed.
 
 use std::{
     io::{Read, Write},

@@ -1,4 +1,4 @@
-//! `http` against scripted web servers.
+//! Web servers by real sockets: scripted answers, redirects, bodies, certificates.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

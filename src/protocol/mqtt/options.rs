@@ -39,7 +39,7 @@ pub struct RawProbe {
     tls: Option<TlsOptions>,
 }
 
-/// The same, and where messages go to.
+/// How to reach a broker and log in, and where messages go to.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RawSend {

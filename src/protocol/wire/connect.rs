@@ -43,7 +43,7 @@ impl Attempt {
         }
     }
 
-    /// Connects to the first of these addresses that accepts, the next one joining after [`STAGGER`] or as soon as
+    /// Connects to the first of these addresses that accepts, the next one joining after `STAGGER` or as soon as
     /// the one before has failed.
     ///
     /// # Errors

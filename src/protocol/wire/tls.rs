@@ -35,7 +35,7 @@ use crate::{
 /// Most names of a certificate that a reason lists; large providers put a hundred into one.
 const NAMES_MAX: usize = 5;
 
-/// How a check makes its TLS connections.
+/// How TLS connections are made, and whom they trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TlsOptions {
