@@ -47,6 +47,8 @@ const KEEP_RAW: Duration = Duration::from_secs(35 * 86_400);
 const KEEP_DAILY: Duration = Duration::from_secs(5 * 365 * 86_400);
 /// Shortest retention of raw observations: the whole of yesterday must still be there when it is rolled up.
 const KEEP_RAW_MIN: Duration = Duration::from_secs(2 * 86_400);
+/// Longest path of a Unix socket (unix(7): `sun_path`, without its final zero).
+const SOCKET_BYTES_MAX: usize = 107;
 /// Shortest time between two repeats of a message: nobody reads faster, and the outbox would fill.
 const REPEAT_MIN: Duration = Duration::from_secs(1);
 
@@ -269,10 +271,11 @@ fn agent(
     let raw: RawAgent = place.read_section(notes, &AGENT_KEYS, "the agent");
     let mut nameservers = Vec::new();
     for (index, text) in raw.nameservers.0.iter().enumerate() {
-        let server = text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)));
+        let server: Result<SocketAddr, _> =
+            text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)));
         match server {
-            Ok(server) => nameservers.push(server),
-            Err(_) => place.child("nameservers").nth(index).note(
+            Ok(server) if server.port() != 0 => nameservers.push(server),
+            Ok(_) | Err(_) => place.child("nameservers").nth(index).note(
                 notes,
                 format!("`{text}` is no address of a name server"),
                 Some(
@@ -289,6 +292,15 @@ fn agent(
         }
         None => store.path.with_file_name(SOCKET_NAME),
     };
+    let length = socket.as_os_str().len();
+    if length > SOCKET_BYTES_MAX {
+        let text = format!("the socket's path is {length} bytes long; the system takes {SOCKET_BYTES_MAX}");
+        place.child("socket").note(
+            notes,
+            text,
+            Some("set `agent.socket` to a shorter path, such as /tmp/b.sock".into()),
+        );
+    }
     Agent { name: raw.name.unwrap_or_else(|| host_name(environment)), nameservers, socket }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -43,6 +44,7 @@ pub struct Writer {
     pub(super) known: HashMap<CheckName, Known>,
     pub(super) upkeep: Upkeep,
     instance: String,
+    file: Option<(u64, u64)>,
     _lock: File,
 }
 
@@ -57,6 +59,11 @@ pub(super) struct Known {
     written: (i64, u32),
 }
 
+/// What tells one file from another at the same path: device and inode.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 impl Writer {
     /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
     /// checking that it is whole. Only one writer can hold it at a time.
@@ -67,12 +74,25 @@ impl Writer {
             Ok((instance, Upkeep::load(&connection)?))
         };
         let (instance, upkeep) = read().map_err(|e| e.at(path, "opening it"))?;
-        Ok(Self { path: path.to_owned(), connection, known: HashMap::new(), upkeep, instance, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            connection,
+            known: HashMap::new(),
+            upkeep,
+            instance,
+            file: file(path),
+            _lock: lock,
+        })
     }
 
     /// The identity of this database, made with it: 32 hexadecimal digits.
     pub fn instance(&self) -> &str {
         &self.instance
+    }
+
+    /// Whether the path still leads to the file that is written to.
+    pub(super) fn in_place(&self) -> bool {
+        self.file.is_some() && file(&self.path) == self.file
     }
 
     /// Writes a group of commits in one transaction. When this returns `Ok`, they survive a power cut; when it
