@@ -14,12 +14,13 @@ use super::{
     error::{Fault, StoreError},
     maintain::Upkeep,
     open,
+    rows::{DELIVERY_COLUMNS, insert_delivery},
 };
 use crate::{
     alert::Message,
     decide::{Commit, StateRow},
     incident::{Incident, TimelineEntry},
-    observation::{Correction, Delivery, Observation},
+    observation::{Correction, Observation},
     value::{CheckName, Timestamp},
 };
 
@@ -433,32 +434,6 @@ impl Writing<'_> {
         }
         Ok(())
     }
-}
-
-const DELIVERY_COLUMNS: &str =
-    "fate, accept, accept_us, latency_us, sequence, duplicates, foreign_, reordered, integrity";
-
-fn insert_delivery(tx: &Transaction<'_>, id: i64, check_id: i64, o: &Observation, d: &Delivery) -> Result<(), Fault> {
-    tx.prepare_cached(&format!(
-        "INSERT INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
-    ))?
-    .execute(params![
-        id,
-        check_id,
-        encode::to_us(o.duration),
-        encode::fate_code(d.fate),
-        encode::accept_code(d.accept),
-        d.accept_ms.map(encode::to_us),
-        d.latency_ms.map(encode::to_us),
-        // SQLite's integers have a sign; the two casts bring back every value.
-        d.sequence.cast_signed(),
-        d.duplicates,
-        d.foreign,
-        d.reordered,
-        d.integrity.map(encode::integrity_code),
-    ])?;
-    Ok(())
 }
 
 fn insert_evidence(tx: &Transaction<'_>, day: i64, json: &str) -> Result<i64, Fault> {
