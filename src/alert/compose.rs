@@ -67,7 +67,7 @@ mod tests {
         let at = Timestamp::from_millis;
         let started = Edge { after: None, by: at(0) };
         let member = |n: usize| Member {
-            severity: if n % 5 == 0 { Severity::Degraded } else { Severity::Down },
+            severity: if n.is_multiple_of(5) { Severity::Degraded } else { Severity::Down },
             worst: Severity::Down,
             started,
             ended: (n >= 40).then_some(started),
