@@ -3,27 +3,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, OnceLock},
+    net::SocketAddr,
+    sync::Arc,
 };
-
-use ring::hmac;
-use serde_yaml::{Mapping, Value};
 
 use super::{
     cycles::cycles,
     document::Document,
+    fingerprint::fingerprint,
     notes::{Note, Notes, Place},
     raw::{CHECK_KEYS, FILE_KEYS, RawCheck, RawService, SERVICE_KEYS, SETTINGS_KEYS, is_own_key},
     resolve::defaults,
-    secrets::redact,
     settle::{Level, Settled, Timing, settle},
 };
 use crate::{
     check::{self, Ask, Check},
-    clock,
     options::{At, Path, Problem, nearest, suggestion},
     schedule::{Cron, Schedule},
-    value::{CheckName, Labels, Name, TimeSpan, Timestamp},
+    value::{CheckName, Labels, Name, Timestamp},
 };
 
 /// Longest value of a label: it stands in mails, metrics and on the page.
@@ -81,22 +78,23 @@ struct File<'d> {
 }
 
 /// A check whose own keys have been read.
-struct Draft<'d> {
-    place: Place<'d>,
+pub(super) struct Draft<'d> {
+    pub(super) place: Place<'d>,
     file: usize,
     name: CheckName,
     /// Whether the name is the check's own. Without it the check cannot be referred to, but it can be judged.
     named: bool,
-    raw: RawCheck,
+    pub(super) raw: RawCheck,
     settings: Level,
     /// The keys that say what is asked.
-    kinds: Vec<String>,
+    pub(super) kinds: Vec<String>,
 }
 
 /// Resolves all documents but the first, which is `config.yaml`.
 pub(super) fn resolve(
     documents: &[Document],
     general: &Level,
+    nameservers: &[SocketAddr],
     now: Timestamp,
     broken: bool,
     notes: &mut Notes,
@@ -132,7 +130,7 @@ pub(super) fn resolve(
                 titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
             check.depends_on = depends_on.iter().map(|(name, _)| name.clone()).collect();
             check.formerly = formerly;
-            check.fingerprint = fingerprint(&check, draft);
+            check.fingerprint = fingerprint(&check, draft, nameservers);
             checks.checks.push(Arc::new(check));
         }
         edges.insert(draft.name.clone(), depends_on);
@@ -453,48 +451,4 @@ fn zone_hint(name: &str) -> String {
         _ => nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())),
     };
     near.map_or("write an IANA name such as Asia/Seoul, or UTC".into(), |near| format!("did you mean `{near}`?"))
-}
-
-// ---------------------------------------------------------------------------------------------------------------
-// The fingerprint
-
-/// The check as normalised YAML after defaults. Secrets are left out of it; that one has changed shows in a digest
-/// under a key of this process, which tells nothing to whoever sees it.
-fn fingerprint(check: &Check, draft: &Draft<'_>) -> String {
-    let mut map = Mapping::new();
-    let mut put = |key: &str, value: Value| {
-        map.insert(key.into(), value);
-    };
-    put("name", check.name.as_str().into());
-    put("title", check.title.as_str().into());
-    put("labels", Value::Mapping(check.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect()));
-    match &check.schedule {
-        Schedule::Every(every) => put("every", TimeSpan(*every).to_string().into()),
-        Schedule::Cron(_) => {
-            put("cron", draft.raw.cron.as_deref().unwrap_or_default().into());
-            put("timezone", draft.raw.timezone.as_deref().unwrap_or("UTC").into());
-        }
-    }
-    put("settings", format!("{:?}", check.settings).into());
-    put("thresholds", format!("{:?}", check.thresholds).into());
-    put("depends_on", Value::Sequence(check.depends_on.iter().map(|name| name.as_str().into()).collect()));
-    put("formerly", check.formerly.as_ref().map_or(Value::Null, |name| name.as_str().into()));
-    if let Some(kind) = draft.kinds.first() {
-        let place = draft.place.child(kind);
-        let mut shown = place.raw().clone();
-        redact(&mut shown);
-        if shown != *place.value {
-            put("secrets", digest(place.value).into());
-        }
-        put(kind, shown);
-        put("directory", place.document.directory.display().to_string().into());
-    }
-    serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default()
-}
-
-fn digest(value: &Value) -> String {
-    static KEY: OnceLock<hmac::Key> = OnceLock::new();
-    let key = KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &clock::random_bytes::<32>()));
-    let text = serde_yaml::to_string(value).unwrap_or_default();
-    hmac::sign(key, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

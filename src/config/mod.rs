@@ -2,13 +2,16 @@
 //!
 //! [`load`] reads `config.yaml` and every check file beside it and tells either one [`Config`] or all [`Mistakes`]
 //! at once. The steps, one file each: `document` (text to value), `secrets` (references), `raw` (sections as typed),
-//! `settle` (the cascade of settings), `resolve` and `checks` (sections and check files into resolved types),
+//! `settle` (the cascade of settings), `resolve`, `agent` and `checks` (sections and check files into resolved types), `fingerprint` (what a
+//! reload leaves alone),
 //! `notes` and `positions` (where a mistake stands), `mistakes` (how it is shown), `schema` (the same rules for
 //! editors). Nothing here opens a connection or writes a file.
 
+mod agent;
 mod checks;
 mod cycles;
 mod document;
+mod fingerprint;
 pub mod mistakes;
 mod notes;
 mod positions;

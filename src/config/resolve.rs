@@ -10,14 +10,14 @@ use std::{
 };
 
 use super::{
-    Agent, Config, ConfiguredChannel, Mistakes, Places, StoreConfig, Web, checks,
+    Config, ConfiguredChannel, Mistakes, Places, StoreConfig, Web,
+    agent::agent,
+    checks,
     cycles::cycles,
     document::Document,
     mistakes::Mistake,
     notes::{Notes, Place, Secrets},
-    raw::{
-        AGENT_KEYS, CONFIG_KEYS, OneOrMany, RawAgent, RawStore, RawWeb, SETTINGS_KEYS, STORE_KEYS, WEB_KEYS, is_own_key,
-    },
+    raw::{CONFIG_KEYS, OneOrMany, RawStore, RawWeb, SETTINGS_KEYS, STORE_KEYS, WEB_KEYS, is_own_key},
     routes::routes,
     secrets::{Environment, Resolver, io_text},
     settle::{Level, Timing, settle},
@@ -35,16 +35,11 @@ const DIRECTORY_DEPTH_MAX: usize = 16;
 const FILES_MAX: usize = 10_000;
 
 const STORE_DEFAULT: &str = "/var/lib/bongsu/bongsu.db";
-const SOCKET_DIRECTORY: &str = "/run/bongsu";
-const SOCKET_NAME: &str = "bongsu.sock";
-const NAME_SERVER_PORT: u16 = 53;
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463);
 const KEEP_RAW: Duration = Duration::from_secs(35 * 86_400);
 const KEEP_DAILY: Duration = Duration::from_secs(5 * 365 * 86_400);
 /// Shortest retention of raw observations: the whole of yesterday must still be there when it is rolled up.
 const KEEP_RAW_MIN: Duration = Duration::from_secs(2 * 86_400);
-/// Longest path of a Unix socket (unix(7): `sun_path`, without its final zero).
-const SOCKET_BYTES_MAX: usize = 107;
 
 pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config, Mistakes> {
     let mut notes = Notes::default();
@@ -197,7 +192,7 @@ fn sections(documents: &[Document], environment: &dyn Environment, broken: bool,
     let web = web(&root.child("web"), notes);
     let defaults = defaults(&root.child("defaults"), notes);
     let (channels, channel_names) = channels(&root.child("channels"), notes);
-    let checks = checks::resolve(documents, &defaults, clock::now(), broken, notes);
+    let checks = checks::resolve(documents, &defaults, &agent.nameservers, clock::now(), broken, notes);
     let routes = routes(&root.child("routes"), &channel_names, &channels, &checks, notes);
     Config {
         path: PathBuf::new(),
@@ -253,62 +248,6 @@ fn store(place: &Place<'_>, environment: &dyn Environment, notes: &mut Notes) ->
         place.child("keep").child("daily").note(notes, text, Some("keep roll-ups at least as long as `raw`".into()));
     }
     (StoreConfig { path, keep_raw, keep_daily }, is_default)
-}
-
-fn agent(
-    place: &Place<'_>,
-    environment: &dyn Environment,
-    store: &StoreConfig,
-    store_is_default: bool,
-    notes: &mut Notes,
-) -> Agent {
-    let raw: RawAgent = place.read_section(notes, &AGENT_KEYS, "the agent");
-    let mut nameservers = Vec::new();
-    for (index, text) in raw.nameservers.0.iter().enumerate() {
-        let server: Result<SocketAddr, _> =
-            text.parse().or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, NAME_SERVER_PORT)));
-        match server {
-            Ok(server) if server.port() != 0 => nameservers.push(server),
-            Ok(_) | Err(_) => place.child("nameservers").nth(index).note(
-                notes,
-                format!("`{text}` is no address of a name server"),
-                Some(
-                    "write an IP address, with a port if it is not 53: 192.0.2.53, 192.0.2.53:5353, [2001:db8::53]:53"
-                        .into(),
-                ),
-            ),
-        }
-    }
-    let socket = match raw.socket {
-        Some(socket) => place.document.directory.join(socket),
-        None if store_is_default && environment.exists(Path::new(SOCKET_DIRECTORY)) => {
-            Path::new(SOCKET_DIRECTORY).join(SOCKET_NAME)
-        }
-        None => store.path.with_file_name(SOCKET_NAME),
-    };
-    let length = socket.as_os_str().len();
-    if length > SOCKET_BYTES_MAX {
-        let text = format!("the socket's path is {length} bytes long; the system takes {SOCKET_BYTES_MAX}");
-        place.child("socket").note(
-            notes,
-            text,
-            Some("set `agent.socket` to a shorter path, such as /tmp/b.sock".into()),
-        );
-    }
-    Agent { name: raw.name.unwrap_or_else(|| host_name(environment)), nameservers, socket }
-}
-
-/// The host's name with what a name cannot hold replaced; `bongsu` for a host without one.
-fn host_name(environment: &dyn Environment) -> Name {
-    let host: String = environment
-        .host_name()
-        .unwrap_or_default()
-        .chars()
-        .map(|c| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
-        .skip_while(|c| !c.is_alphanumeric())
-        .take(Name::CHARS_MAX)
-        .collect();
-    host.parse().or_else(|_| "bongsu".parse()).expect("`bongsu` is a name")
 }
 
 fn web(place: &Place<'_>, notes: &mut Notes) -> Web {

@@ -127,7 +127,7 @@ impl Writer {
     /// Does one bounded piece of upkeep: a few milliseconds, next to nothing when there is nothing to do. Call it
     /// between commits; while [`Maintained::more`] is set, soon again.
     pub fn maintain(&mut self, now: Timestamp, keep: &Keep) -> Result<Maintained, StoreError> {
-        if !self.in_place() {
+        if self.file.is_none() || open::identity(&self.path) != self.file {
             return Err(StoreError::Gone { path: self.path.clone() });
         }
         let mut done = Maintained::default();

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs::File,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -45,7 +44,8 @@ pub struct Writer {
     pub(super) known: HashMap<CheckName, Known>,
     pub(super) upkeep: Upkeep,
     instance: String,
-    file: Option<(u64, u64)>,
+    /// What tells the file from another that takes its place.
+    pub(super) file: Option<(u64, u64)>,
     _lock: File,
 }
 
@@ -58,11 +58,6 @@ pub(super) struct Known {
     evidence: Vec<(String, i64, i64)>,
     /// The hour (since 1970) and how many pieces of evidence were written for plain observations in it.
     written: (i64, u32),
-}
-
-/// What tells one file from another at the same path: device and inode.
-fn file(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 impl Writer {
@@ -81,7 +76,7 @@ impl Writer {
             known: HashMap::new(),
             upkeep,
             instance,
-            file: file(path),
+            file: open::identity(path),
             _lock: lock,
         })
     }
@@ -89,11 +84,6 @@ impl Writer {
     /// The identity of this database, made with it: 32 hexadecimal digits.
     pub fn instance(&self) -> &str {
         &self.instance
-    }
-
-    /// Whether the path still leads to the file that is written to.
-    pub(super) fn in_place(&self) -> bool {
-        self.file.is_some() && file(&self.path) == self.file
     }
 
     /// Writes a group of commits in one transaction. When this returns `Ok`, they survive a power cut; when it

@@ -321,6 +321,27 @@ fn a_fingerprint_changes_with_the_check_and_tells_no_secret() {
 }
 
 #[test]
+fn a_fingerprint_changes_with_the_files_and_name_servers_a_check_works_with() {
+    let place = tempfile::tempdir().expect("a scratch directory");
+    let pem = || rcgen::generate_simple_self_signed(["h.example.com".to_owned()]).expect("a certificate").cert.pem();
+    let load = |config: &str| {
+        fs::write(place.path().join("config.yaml"), config).expect("written");
+        let config = self::load(place.path()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        config.checks[0].fingerprint.clone()
+    };
+    fs::create_dir(place.path().join("checks")).expect("made");
+    let check = "service: s\nchecks:\n  - name: a\n    tls: { url: \"tls://h.example.com\", tls: { ca: ca.pem } }\n";
+    fs::write(place.path().join("checks/s.yaml"), check).expect("written");
+    fs::write(place.path().join("checks/ca.pem"), pem()).expect("written");
+    let first = load("");
+    assert_eq!(first, load("web: { listen: \"127.0.0.1:1\" }"));
+    let other = load("agent: { nameservers: [192.0.2.53] }");
+    assert_ne!(first, other);
+    fs::write(place.path().join("checks/ca.pem"), pem()).expect("renewed");
+    assert_ne!(first, load(""), "what is trusted has changed");
+}
+
+#[test]
 fn a_file_too_long_is_refused_without_being_read_whole() {
     let checks = format!("service: s\n# {}\n", "x".repeat(5 << 20));
     let mistakes = load_texts("", &checks).err().expect("too long");

@@ -23,6 +23,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use lettre::{
     Address, Message as Mail,
     transport::smtp::{
@@ -155,10 +156,12 @@ async fn open(cx: &mut Attempt, server: &Server) -> Result<AsyncSmtpConnection, 
             return Err(cx.fail(Kind::Rejected, format!("the server offers neither AUTH PLAIN nor AUTH LOGIN{hint}")));
         }
         let credentials = Credentials::new(username.clone(), password.expose().to_owned());
-        session
-            .auth(&mechanisms, &credentials)
-            .await
-            .map_err(|error| cx.fail(Kind::Rejected, format!("AUTH as {username}: {}", told(cx, &error))))?;
+        session.auth(&mechanisms, &credentials).await.map_err(|error| {
+            // A server may repeat the command; the password in it stands among others, so masking misses it.
+            let said = STANDARD.encode(format!("\0{username}\0{}", password.expose()));
+            let text = told(cx, &error).replace(&said, "***");
+            cx.fail(Kind::Rejected, format!("AUTH as {username}: {text}"))
+        })?;
     }
     Ok(session)
 }

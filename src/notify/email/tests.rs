@@ -133,6 +133,7 @@ async fn replies_are_judged_by_what_they_are_about() {
         (greeted(""), true, "greeting: "),
         (script(&[("EHLO", Some("550 who?\r\n"))]), true, "greeting: 550 who?"),
         (script(&[("AUTH", Some("535 5.7.8 bad\r\n"))]), true, "login: AUTH as u: 535 5.7.8 bad"),
+        (script(&[("AUTH", Some("535 no AUTH PLAIN AHUAcA==\r\n"))]), true, "login: AUTH as u: 535 no AUTH PLAIN ***"),
         (script(&[("EHLO", Some("250 mx\r\n"))]), true, "login: the server offers neither AUTH PLAIN nor AUTH LOGIN"),
         (script(&[("MAIL", Some("451 later\r\n"))]), true, "MAIL FROM: 451 later"),
         (script(&[("MAIL", Some("550 5.1.8 no\r\n"))]), false, "MAIL FROM: 550 5.1.8 no"),

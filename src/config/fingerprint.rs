@@ -1,0 +1,68 @@
+//! What tells whether a check is still the same after a reload: if so, its task goes on undisturbed.
+
+use std::{fs, net::SocketAddr, path::Path, sync::OnceLock};
+
+use ring::hmac;
+use serde_yaml::{Mapping, Value};
+
+use super::{checks::Draft, secrets::redact};
+use crate::{check::Check, clock, schedule::Schedule, value::TimeSpan};
+
+/// The check as normalised YAML after defaults. Secrets are left out of it; that one has changed shows in a digest
+/// under a key of this process, which tells nothing to whoever sees it.
+pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, nameservers: &[SocketAddr]) -> String {
+    let mut map = Mapping::new();
+    let mut put = |key: &str, value: Value| {
+        map.insert(key.into(), value);
+    };
+    put("name", check.name.as_str().into());
+    put("title", check.title.as_str().into());
+    put("labels", Value::Mapping(check.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect()));
+    match &check.schedule {
+        Schedule::Every(every) => put("every", TimeSpan(*every).to_string().into()),
+        Schedule::Cron(_) => {
+            put("cron", draft.raw.cron.as_deref().unwrap_or_default().into());
+            put("timezone", draft.raw.timezone.as_deref().unwrap_or("UTC").into());
+        }
+    }
+    // A check keeps its resolver as long as it runs.
+    put("nameservers", Value::Sequence(nameservers.iter().map(|server| server.to_string().into()).collect()));
+    put("settings", format!("{:?}", check.settings).into());
+    put("thresholds", format!("{:?}", check.thresholds).into());
+    put("depends_on", Value::Sequence(check.depends_on.iter().map(|name| name.as_str().into()).collect()));
+    put("formerly", check.formerly.as_ref().map_or(Value::Null, |name| name.as_str().into()));
+    if let Some(kind) = draft.kinds.first() {
+        let place = draft.place.child(kind);
+        let mut shown = place.raw().clone();
+        redact(&mut shown);
+        if shown != *place.value {
+            put("secrets", digest(serde_yaml::to_string(place.value).unwrap_or_default().as_bytes()).into());
+        }
+        let mut read = Vec::new();
+        files(place.value, &place.document.directory, &mut read);
+        put("files", Value::Sequence(read));
+        put(kind, shown);
+        put("directory", place.document.directory.display().to_string().into());
+    }
+    serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default()
+}
+
+/// The digests of the files that the `tls` blocks within name, in order: a certificate that was renewed in its place
+/// is a change as well.
+fn files(value: &Value, directory: &Path, found: &mut Vec<Value>) {
+    let Value::Mapping(entries) = value else { return };
+    for (key, value) in entries {
+        if key.as_str() == Some("tls") {
+            let paths = ["ca", "certificate", "key"].into_iter().filter_map(|key| value.get(key)?.as_str());
+            found.extend(paths.map(|path| digest(&fs::read(directory.join(path)).unwrap_or_default()).into()));
+        } else {
+            files(value, directory, found);
+        }
+    }
+}
+
+fn digest(bytes: &[u8]) -> String {
+    static KEY: OnceLock<hmac::Key> = OnceLock::new();
+    let key = KEY.get_or_init(|| hmac::Key::new(hmac::HMAC_SHA256, &clock::random_bytes::<32>()));
+    hmac::sign(key, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
