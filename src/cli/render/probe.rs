@@ -253,7 +253,8 @@ mod tests {
              \x20 connect          ██████                           20.0ms\n\
              \x20 login                  ████████████████████████   80.0ms ✗\n\
              \x20 address      192.0.2.7:587\n\
-             \x20 tls          1.3, certificate CN=mx.example.com, 3 days left\n\
+             \x20 tls          1.3, certificate CN=mx.example.com, 3 days\n\
+             \x20              left\n\
              \x20 server       mx\\x1b[2J\n\
              \x20 status       535\n\
              \x20 reason       login: 535 5.7.8 no (rejected)\n\
