@@ -396,7 +396,9 @@ pub fn key_text(key: &Value) -> String {
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => n.to_string(),
         Value::Null => "null".into(),
-        other => format!("{other:?}"),
+        Value::Sequence(_) => "[…]".into(),
+        Value::Mapping(_) => "{…}".into(),
+        Value::Tagged(tagged) => key_text(&tagged.value),
     }
 }
 

@@ -96,9 +96,15 @@ impl Runner {
         }
     }
 
-    /// One attempt with what belongs to it; returns when the next is due.
+    /// Waits until the check is due and asks; returns when the next attempt is due. The asking has a box of its own,
+    /// so that a sleeping check, which most are most of the time, holds only what sleeping needs.
     async fn step(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
         self.look_after(due).await;
+        Box::pin(self.ask(due, second)).await
+    }
+
+    /// One attempt with what belongs to it.
+    async fn ask(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
         let Ok(permit) = self.permits.acquire().await else { return None };
         let (now, begun) = (clock::now(), clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
@@ -163,7 +169,7 @@ impl Runner {
                 correction = self.check.ask.afterwards() => match correction {
                     Some(correction) => {
                         let event = Event::Corrected { check: self.check.name.clone(), correction };
-                        if let Pace::Confirm(every) = self.tell(event).await {
+                        if let Pace::Confirm(every) = Box::pin(self.tell(event)).await {
                             let sooner = clock::instant() + every;
                             if sooner < due.instant {
                                 due = Due { at: clock::now() + every, instant: sooner };

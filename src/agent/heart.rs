@@ -12,10 +12,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot, watch,
+};
 
 use super::{AgentError, board::Board};
 use crate::{
@@ -34,6 +37,10 @@ pub(crate) const JOBS_MAX: usize = 8_192;
 /// Most jobs of one transaction: large enough that a busy minute costs few fsyncs, small enough that an alert waits
 /// for milliseconds.
 const GROUP_MAX: usize = 512;
+
+/// Least time between two transactions: what comes meanwhile is written together. At most fifty fsyncs a second is
+/// what any disk can do beside its other work, and no alert waits for longer than this.
+const GROUP_EVERY: Duration = Duration::from_millis(20);
 
 /// Pause between tries to write a group.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
@@ -172,6 +179,10 @@ struct Beating {
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
     timeout: watch::Sender<Option<Timestamp>>,
+    /// When the latest transaction began.
+    written: Instant,
+    /// Whether the store's upkeep stopped before it was done.
+    upkeep_left: bool,
 }
 
 type Answer = (Option<oneshot::Sender<Reply>>, Answering);
@@ -202,7 +213,18 @@ impl Beating {
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
-        Ok(Self { core, writer, setup, last, states: HashMap::new(), board, telemetry, timeout })
+        Ok(Self {
+            core,
+            writer,
+            setup,
+            last,
+            states: HashMap::new(),
+            board,
+            telemetry,
+            timeout,
+            written: clock::instant(),
+            upkeep_left: false,
+        })
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
@@ -212,7 +234,22 @@ impl Beating {
         // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)], stop)?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
-            let Some(first) = queue.blocking_recv() else { break };
+            let first = match queue.try_recv() {
+                Ok(job) => job,
+                // Nothing waits: time for what upkeep has left over.
+                Err(TryRecvError::Empty) if self.upkeep_left => {
+                    self.maintain();
+                    continue;
+                }
+                Err(_) => match queue.blocking_recv() {
+                    Some(job) => job,
+                    None => break,
+                },
+            };
+            if !stop.load(Ordering::Acquire) {
+                let busy = GROUP_EVERY.saturating_sub(clock::instant().saturating_duration_since(self.written));
+                thread::sleep(busy);
+            }
             let mut jobs = vec![first];
             while jobs.len() < GROUP_MAX
                 && let Ok(job) = queue.try_recv()
@@ -278,6 +315,7 @@ impl Beating {
         let events = commits.iter().filter(|c| !c.is_empty()).count();
         if events > 0 {
             let begun = clock::instant();
+            self.written = begun;
             let mut failed = false;
             while let Err(error) = self.writer.commit(commits) {
                 if is_final(&error) || stop.load(Ordering::Acquire) {
@@ -356,8 +394,14 @@ impl Beating {
 
     fn maintain(&mut self) {
         match self.writer.maintain(clock::now(), &self.setup.keep) {
-            Ok(done) => tracing::debug!(?done, "upkeep of the store"),
-            Err(error) => tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute"),
+            Ok(done) => {
+                tracing::debug!(?done, "upkeep of the store");
+                self.upkeep_left = done.more;
+            }
+            Err(error) => {
+                self.upkeep_left = false;
+                tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute");
+            }
         }
     }
 }

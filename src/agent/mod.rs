@@ -48,7 +48,7 @@ use crate::{
 pub const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The part of it that tasks may take; the rest is the store's, to write what they told last.
-const TASKS_STOP_MAX: Duration = Duration::from_secs(3);
+const TASKS_STOP_MAX: Duration = Duration::from_millis(4_500);
 
 /// How often the store is given time for roll-ups and deletions.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
@@ -141,6 +141,11 @@ pub async fn run(
         }
     });
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
+    {
+        let running = shared.running.lock().await;
+        let (checks, channels) = (running.checks.len(), running.channels.len());
+        tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
+    }
     service::ready();
     let result = {
         let mut stop = std::pin::pin!(stop);
@@ -200,8 +205,6 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
         let _ = tokio::task::spawn_blocking(move || warm.warm()).await;
         shared.start_channels(&mut running);
         shared.start_checks(&mut running);
-        let (checks, channels) = (running.checks.len(), running.channels.len());
-        tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
     }
     Ok((shared, heart))
 }

@@ -57,6 +57,7 @@ fn test_message(vantage: &Name, channel: &Name, now: Timestamp, seed: u64) -> Me
             checks: Vec::new(),
             acknowledged_by: None,
             instead_of: None,
+            others: Default::default(),
             at: now,
         },
         created_at: now,

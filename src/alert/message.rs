@@ -119,6 +119,38 @@ pub struct AlertCheck {
     pub recent: Vec<Point>,
 }
 
+/// How many checks an alert leaves out, by how they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    /// Down.
+    pub down: usize,
+    /// Degraded.
+    pub degraded: usize,
+    /// Up again.
+    pub back: usize,
+}
+
+impl Tally {
+    /// Counts one check.
+    pub fn add(&mut self, severity: Severity, ended: bool) {
+        match (ended, severity) {
+            (true, _) => self.back += 1,
+            (false, Severity::Down) => self.down += 1,
+            (false, Severity::Degraded) => self.degraded += 1,
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.down + self.degraded + self.back
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.total() == 0
+    }
+}
+
 /// What a message says: everything a template may show. Serialised, it is the `alert` of every template and the
 /// generic webhook body.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -147,8 +179,11 @@ pub struct Alert {
     pub ended: Option<Edge>,
     /// How long it has lasted, in milliseconds.
     pub duration_ms: u64,
-    /// Its checks.
+    /// Its checks; of many, those that matter most.
     pub checks: Vec<AlertCheck>,
+    /// The checks that `checks` has no room for.
+    #[serde(default, skip_serializing_if = "Tally::is_empty")]
+    pub others: Tally,
     /// Who has taken it in hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged_by: Option<String>,
@@ -160,6 +195,15 @@ pub struct Alert {
 }
 
 impl Alert {
+    /// How all its checks stand, also those it leaves out.
+    pub fn tally(&self) -> Tally {
+        let mut tally = self.others;
+        for check in &self.checks {
+            tally.add(check.severity, check.ended.is_some());
+        }
+        tally
+    }
+
     /// How long it has lasted.
     pub fn duration(&self) -> Duration {
         Duration::from_millis(self.duration_ms)

@@ -189,6 +189,7 @@ mod tests {
                 checks: vec![],
                 acknowledged_by: None,
                 instead_of: None,
+                others: Default::default(),
                 at,
             },
             created_at: at,

@@ -24,6 +24,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for an answer that the daemon has at hand.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Longest wait for how it stands: people look on, and the store can be asked instead.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Longest wait for a test message: beyond the longest deadline of a channel.
 const TEST_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -98,7 +101,7 @@ impl Client {
 
     /// How it stands.
     pub async fn status(&self) -> Result<StatusReport, Trouble> {
-        self.ask(Method::GET, "/v1/status", &Value::Null, ANSWER_TIMEOUT).await
+        self.ask(Method::GET, "/v1/status", &Value::Null, STATUS_TIMEOUT).await
     }
 
     /// Takes an incident in hand.

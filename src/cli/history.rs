@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Context, Failure,
     control::{Client, Trouble},
-    render::status::not_running,
+    render::status::alone,
 };
 use crate::{
     alert::Message,
@@ -26,25 +26,34 @@ impl From<StoreError> for Failure {
 pub struct History {
     reader: Reader,
     report: Option<StatusReport>,
+    /// A daemon listens and does not say how it stands: the words for it.
+    silent: Option<String>,
 }
 
 /// Opens the store and asks the daemon how it stands.
 pub async fn open(cx: &Context) -> Result<History, Failure> {
     let places = cx.places()?;
-    let report = match Client::connect(&places.agent.socket).await {
-        Ok(daemon) => Some(daemon.status().await?),
-        Err(Trouble::NotRunning(_)) => None,
+    let asked = match Client::connect(&places.agent.socket).await {
+        Ok(daemon) => daemon.status().await,
+        Err(trouble) => Err(trouble),
+    };
+    // A daemon whose disk is full or that has no descriptor left cannot answer, and then more than ever one wants to
+    // see what the store holds.
+    let (report, silent) = match asked {
+        Ok(report) => (Some(report), None),
+        Err(Trouble::NotRunning(_)) => (None, None),
+        Err(trouble @ Trouble::Broken(_)) => (None, Some(trouble.to_string())),
         Err(trouble) => return Err(trouble.into()),
     };
     let reader = match (Reader::open(&places.store.path), &report) {
         (Ok(reader), _) => reader,
-        (Err(StoreError::Missing { path }), None) => {
+        (Err(StoreError::Missing { path }), None) if silent.is_none() => {
             let text = "the daemon is not running and there is no database at";
             return Err(Failure::failed(format!("{text} {}; start it with `bongsu run`", path.display())));
         }
         (Err(error), _) => return Err(error.into()),
     };
-    Ok(History { reader, report })
+    Ok(History { reader, report, silent })
 }
 
 impl History {
@@ -61,7 +70,7 @@ impl History {
     /// Says on standard error that nobody looks, if so, and how old the facts are.
     pub fn say_if_alone(&self, cx: &mut Context) -> Result<(), Failure> {
         if self.report.is_none() {
-            cx.out.note(&not_running(self.last_observed()?));
+            cx.out.note(&alone(self.silent.as_deref(), self.last_observed()?));
         }
         Ok(())
     }

@@ -196,13 +196,15 @@ fn draft<'d>(place: Place<'d>, file: usize, service: Option<&Name>, notes: &mut 
     }
     let known_kinds = check::known_keys();
     let known: Vec<&str> = CHECK_KEYS.into_iter().chain(SETTINGS_KEYS).chain(known_kinds.iter().copied()).collect();
+    let mappings: Vec<&str> = known_kinds.iter().copied().chain(["labels", "outage", "degraded"]).collect();
     let (mut kinds, mut unknown) = (Vec::new(), false);
     for (key, value) in place.entries(notes, "a check") {
         if known_kinds.contains(&key.as_str()) {
             kinds.push(key);
         } else if !known.contains(&key.as_str()) {
             unknown = true;
-            match value.value.is_mapping() && nearest(&key, known.iter().copied()).is_none() {
+            // A mapping is meant as a protocol, whatever plain setting its name resembles.
+            match value.value.is_mapping() && nearest(&key, mappings.iter().copied()).is_none() {
                 true => {
                     let hint = format!("what can be asked: {}", known_kinds.join(", "));
                     notes.key(value.doc, value.path, format!("unknown protocol or kind of check `{key}`"), Some(hint));
@@ -419,11 +421,7 @@ fn cron(draft: &Draft<'_>, now: Timestamp, notes: &mut Notes) -> Option<Option<S
         Some(name) => match name.parse::<chrono_tz::Tz>() {
             Ok(zone) => zone,
             Err(_) => {
-                let hint = nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
-                    .map_or("write an IANA name such as Asia/Seoul, or UTC".into(), |near| {
-                        format!("did you mean `{near}`?")
-                    });
-                zone_place.note(notes, format!("there is no time zone `{name}`"), Some(hint));
+                zone_place.note(notes, format!("there is no time zone `{name}`"), Some(zone_hint(name)));
                 return Some(None);
             }
         },
@@ -443,6 +441,18 @@ fn cron(draft: &Draft<'_>, now: Timestamp, notes: &mut Notes) -> Option<Option<S
             Some(Some(schedule))
         }
     }
+}
+
+/// What to write instead of a time zone that does not exist.
+fn zone_hint(name: &str) -> String {
+    // Abbreviations name several zones or none, and the nearest spelling is another part of the world.
+    let abbreviation = name.len() <= 5 && name.chars().all(|c| c.is_ascii_uppercase());
+    let near = match name {
+        "KST" => Some("Asia/Seoul"),
+        _ if abbreviation => None,
+        _ => nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())),
+    };
+    near.map_or("write an IANA name such as Asia/Seoul, or UTC".into(), |near| format!("did you mean `{near}`?"))
 }
 
 // ---------------------------------------------------------------------------------------------------------------

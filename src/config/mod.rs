@@ -14,6 +14,7 @@ mod notes;
 mod positions;
 mod raw;
 mod resolve;
+mod routes;
 pub mod schema;
 mod secrets;
 mod settle;

@@ -181,11 +181,12 @@ proptest! {
         for three in seen.windows(3) {
             if three.iter().all(|(_, good)| !good) {
                 let by = three[2].0;
-                let open = told.iter().filter_map(|t| {
+                let open = told.iter().rev().find_map(|t| {
                     let (n, what) = t.split_once(':')?;
                     let n: usize = n.parse().ok()?;
-                    (n <= by && (what.starts_with("began") || what.starts_with("ended"))).then_some(what.starts_with("began"))
-                }).next_back();
+                    let turn = what.starts_with("began") || what.starts_with("ended");
+                    (n <= by && turn).then_some(what.starts_with("began"))
+                });
                 prop_assert_eq!(open, Some(true), "three bad by {} in {}: {:?}", by, &trace, &told);
             }
         }

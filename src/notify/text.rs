@@ -47,7 +47,7 @@ pub struct CheckWords<'a> {
     pub state: String,
     /// Since when, or until when.
     pub when: String,
-    /// What was wrong first.
+    /// What was wrong first; of a check that is up again, what was.
     pub reason: Option<String>,
     /// Its latest observations.
     pub recent: &'a [Point],
@@ -130,7 +130,7 @@ impl<'a> Words<'a> {
             }
             None => fact("Lasted", format!("{} so far", self.lasted())),
         }
-        if alert.checks.len() > 1 {
+        if alert.tally().total() > 1 {
             fact("Checks", self.tally());
         }
         if let Some(by) = &alert.acknowledged_by {
@@ -148,7 +148,7 @@ impl<'a> Words<'a> {
     pub fn checks(&self) -> (Vec<CheckWords<'a>>, usize) {
         let mut checks: Vec<&AlertCheck> = self.alert.checks.iter().collect();
         checks.sort_by_key(|c| (c.ended.is_some(), std::cmp::Reverse(c.severity), c.started.by));
-        let left_out = checks.len().saturating_sub(CHECKS_MAX);
+        let left_out = checks.len().saturating_sub(CHECKS_MAX) + self.alert.others.total();
         checks.truncate(CHECKS_MAX);
         (checks.into_iter().map(|c| self.check(c)).collect(), left_out)
     }
@@ -163,7 +163,11 @@ impl<'a> Words<'a> {
             name: own.unwrap_or(check.name.as_str()),
             state: if check.flapping { format!("{word}, flapping") } else { word.into() },
             when,
-            reason: check.reason.as_ref().map(ToString::to_string),
+            // Beside `up again`, the bare reason would read as if it still held.
+            reason: check
+                .reason
+                .as_ref()
+                .map(|r| if check.ended.is_some() { format!("was {r}") } else { r.to_string() }),
             recent: &check.recent[check.recent.len().saturating_sub(Point::MAX)..],
         }
     }
@@ -189,17 +193,13 @@ impl<'a> Words<'a> {
     }
 
     fn back(&self) -> String {
-        let back = self.alert.checks.iter().filter(|c| c.ended.is_some()).count();
-        format!("{back} of {} checks", self.alert.checks.len())
+        let tally = self.alert.tally();
+        format!("{} of {} checks", tally.back, tally.total())
     }
 
     fn tally(&self) -> String {
-        let count = |wanted: &dyn Fn(&AlertCheck) -> bool| self.alert.checks.iter().filter(|c| wanted(c)).count();
-        let parts = [
-            (count(&|c| c.ended.is_none() && c.severity == Severity::Down), "down"),
-            (count(&|c| c.ended.is_none() && c.severity == Severity::Degraded), "degraded"),
-            (count(&|c| c.ended.is_some()), "up again"),
-        ];
+        let tally = self.alert.tally();
+        let parts = [(tally.down, "down"), (tally.degraded, "degraded"), (tally.back, "up again")];
         let parts: Vec<String> =
             parts.into_iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
         parts.join(", ")
@@ -352,6 +352,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::alert::Tally;
     use crate::{
         incident::IncidentId,
         observation::{Kind, Phase, Reason},
@@ -407,6 +408,7 @@ pub(super) mod tests {
             checks,
             acknowledged_by: None,
             instead_of: None,
+            others: Default::default(),
             at: at(197),
         }
     }
@@ -511,6 +513,21 @@ pub(super) mod tests {
         assert_eq!((checks.len(), left_out), (CHECKS_MAX, 982));
         assert_eq!(checks[0].name, "submission", "the worst first");
         assert_eq!(words(&alert).lines().last().map(String::as_str), Some("- and 982 more"));
+        // Those that were left out when the message was made count as well.
+        alert.others = Tally { down: 5, degraded: 1, back: 12 };
+        assert_eq!(words(&alert).lines().last().map(String::as_str), Some("- and 1000 more"));
+        let tally = alert.tally();
+        let checks = format!("Checks: {} down, {} degraded", tally.down, tally.degraded);
+        assert!(words(&alert).lines().iter().any(|l| l.starts_with(&checks)), "{:?}", words(&alert).lines());
+        assert_eq!(tally.total(), alert.checks.len() + 18);
+    }
+
+    #[test]
+    fn what_was_wrong_with_a_check_that_is_up_again_is_told_as_past() {
+        let alert = alert(MessageKind::Recovery);
+        let (checks, _) = words(&alert).checks();
+        let healed = checks.iter().find(|c| c.state == "up again").expect("a recovery has a healed check");
+        assert!(healed.reason.as_ref().is_some_and(|r| r.starts_with("was ")), "{healed:?}");
     }
 
     #[test]

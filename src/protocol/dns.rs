@@ -21,7 +21,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hickory_resolver::proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RecordType},
+    rr::{Name, RData, RecordType},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,6 +45,9 @@ pub const UDP_BYTES_MAX: u16 = 1_232;
 
 /// Most foreign datagrams passed over in one attempt; more are an attack, and the answer is then not to be trusted.
 pub const FOREIGN_MAX: usize = 100;
+
+/// Most CNAMEs followed within one answer: resolvers give up earlier.
+const CHAIN_MAX: usize = 16;
 
 /// Most answers that a reason or a detail lists.
 const SHOWN_MAX: usize = 6;
@@ -137,7 +140,7 @@ impl DnsProbe {
             }
         };
         cx.end_phase();
-        let evidence = Evidence::of(&answer, self.question.query_type);
+        let evidence = Evidence::of(&answer, &self.question);
         cx.detail("rcode", rcode_text(evidence.rcode));
         cx.detail("answers", evidence.listed());
         cx.received(format!("{} {}", rcode_text(evidence.rcode), evidence.listed()));
@@ -269,9 +272,12 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn of(answer: &Message, asked: RecordType) -> Self {
+    fn of(answer: &Message, question: &Query) -> Self {
+        let asked = question.query_type;
+        let names = chain(answer, question);
         let fits = |found: RecordType| found == asked || asked == RecordType::ANY;
-        let records = answer.answers.iter().filter(|record| fits(record.data.record_type()));
+        // A record of any other name answers another question (RFC 2181, section 5.4.1).
+        let records = answer.answers.iter().filter(|r| fits(r.data.record_type()) && names.contains(&&r.name));
         let answers = records.map(|record| record.data.to_string()).collect();
         Self { rcode: answer.metadata.response_code, answers }
     }
@@ -279,6 +285,25 @@ impl Evidence {
     fn listed(&self) -> String {
         listed(&self.answers)
     }
+}
+
+/// The name asked for and those its CNAMEs lead to, in whatever order they stand (RFC 1034, section 3.6.2).
+fn chain<'a>(answer: &'a Message, question: &'a Query) -> Vec<&'a Name> {
+    let mut names = vec![&question.name];
+    if question.query_type == RecordType::CNAME {
+        return names;
+    }
+    while names.len() <= CHAIN_MAX {
+        let next = answer.answers.iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if names.last() == Some(&&record.name) => Some(&target.0),
+            _ => None,
+        });
+        match next {
+            Some(name) if !names.contains(&name) => names.push(name),
+            _ => break,
+        }
+    }
+    names
 }
 
 fn listed(answers: &[String]) -> String {

@@ -22,6 +22,7 @@ mod expect;
 mod options;
 
 use std::{
+    borrow::Cow,
     net::IpAddr,
     sync::{Arc, OnceLock},
 };
@@ -115,6 +116,11 @@ impl HttpProbe {
             return None;
         }
         names?;
+        if method == Some(Method::HEAD) && raw.expect.wants_body() {
+            let hint = "ask by GET, or leave `expect.body` out";
+            options.problem("expect.body", "the answer to HEAD never has a body", Some(hint));
+            return None;
+        }
         Some(Self {
             url: address?.url,
             method: method?,
@@ -167,7 +173,7 @@ impl HttpProbe {
         let evidence = self.read(&mut gathering, answer).await?;
         gathering.cx.end_phase();
         self.expect.judge(&evidence).map_err(|(phase, kind, text)| {
-            let reason = gathering.cx.fail(kind, text);
+            let reason = gathering.cx.fail(kind, self.hidden(&text));
             Reason { phase, ..reason }
         })
     }
@@ -233,6 +239,7 @@ impl HttpProbe {
             let text = format!("{address} is no {} address", gathering.cx.family().word());
             return Err(gathering.cx.fail(Kind::NoAddress, text));
         }
+        gathering.cx.forget_address();
         gathering.towards(literal, url.port_or_known_default().unwrap_or_default());
         let mut request = client.request(method.clone(), url.clone());
         request = request.header(USER_AGENT, concat!("bongsu/", env!("CARGO_PKG_VERSION")));
@@ -256,7 +263,7 @@ impl HttpProbe {
             }
         };
         gathering.flush();
-        note(gathering, &answer);
+        self.note(gathering, &answer);
         Ok(answer)
     }
 
@@ -296,13 +303,47 @@ impl HttpProbe {
         if gathering.cx.explains() && !evidence.body.is_empty() {
             let beginning = &evidence.body[..evidence.body.len().min(4 * SHOWN_CHARS_MAX)];
             let beginning = one_line(&String::from_utf8_lossy(beginning), SHOWN_CHARS_MAX);
-            gathering.cx.received(beginning);
+            gathering.cx.received(self.hidden(&beginning));
         }
         if evidence.cut && self.expect.wants_body() {
             let text = format!("the body is longer than body_max, {} bytes", self.body_max);
             return Err(gathering.cx.fail(Kind::TooLarge, text));
         }
         Ok(evidence)
+    }
+
+    /// Notes what the head of an answer says.
+    fn note(&self, gathering: &mut Gathering<'_>, answer: &Response) {
+        if let Some(address) = answer.remote_addr() {
+            gathering.cx.set_address(address);
+            gathering.towards(Some(address.ip()), address.port());
+        }
+        if let Some(info) = answer.extensions().get::<reqwest::tls::TlsInfo>() {
+            let version = info.version().map(|version| match version {
+                reqwest::tls::Version::TLS_1_2 => "1.2".to_owned(),
+                reqwest::tls::Version::TLS_1_3 => "1.3".to_owned(),
+                other => format!("{other:?}"),
+            });
+            let alpn = (answer.version() == reqwest::Version::HTTP_2).then_some("h2");
+            gathering.certificate(version, alpn);
+        }
+        if gathering.cx.explains() {
+            gathering.cx.received(format!("{:?} {}", answer.version(), answer.status()));
+            for (name, value) in answer.headers() {
+                let line = format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+                gathering.cx.received(self.hidden(&line));
+            }
+        }
+    }
+
+    /// A text of the server's without our basic authentication, which a server may well echo; the password in it is
+    /// encoded, so that masking it does not find it.
+    fn hidden<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let value = self.authorization.as_ref().and_then(|value| value.to_str().ok());
+        match value.and_then(|value| value.strip_prefix("Basic ")).filter(|token| text.contains(token)) {
+            Some(token) => Cow::Owned(text.replace(token, "***")),
+            None => Cow::Borrowed(text),
+        }
     }
 }
 
@@ -330,29 +371,6 @@ fn literal(url: &Url) -> Option<IpAddr> {
         Host::Ipv4(address) => Some(address.into()),
         Host::Ipv6(address) => Some(address.into()),
         Host::Domain(_) => None,
-    }
-}
-
-/// Notes what the head of an answer says.
-fn note(gathering: &mut Gathering<'_>, answer: &Response) {
-    if let Some(address) = answer.remote_addr() {
-        gathering.cx.set_address(address);
-        gathering.towards(Some(address.ip()), address.port());
-    }
-    if let Some(info) = answer.extensions().get::<reqwest::tls::TlsInfo>() {
-        let version = info.version().map(|version| match version {
-            reqwest::tls::Version::TLS_1_2 => "1.2".to_owned(),
-            reqwest::tls::Version::TLS_1_3 => "1.3".to_owned(),
-            other => format!("{other:?}"),
-        });
-        let alpn = (answer.version() == reqwest::Version::HTTP_2).then_some("h2");
-        gathering.certificate(version, alpn);
-    }
-    if gathering.cx.explains() {
-        gathering.cx.received(format!("{:?} {}", answer.version(), answer.status()));
-        for (name, value) in answer.headers() {
-            gathering.cx.received(format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())));
-        }
     }
 }
 

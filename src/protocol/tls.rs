@@ -162,12 +162,13 @@ fn judge(
         }
     };
     if left(leaf) < i64::from(days) {
-        return Err((Kind::Certificate, format!("the certificate {}, expected {days}", ends(leaf))));
+        return Err((Kind::Certificate, format!("the certificate {}, expected at least {days} more", ends(leaf))));
     }
     let above = links[1..].iter().filter(|link| link.not_after > at).min_by_key(|link| link.not_after);
     match above {
         Some(link) if left(link) < i64::from(days) => {
-            let text = format!("the certificate above it, {}, {}, expected {days}", link.subject, ends(link));
+            let text =
+                format!("the certificate above it, {}, {}, expected at least {days} more", link.subject, ends(link));
             Err((Kind::Certificate, text))
         }
         _ => Ok(()),
@@ -208,16 +209,24 @@ mod tests {
                 vec![link("CN=a", 113)],
                 &[],
                 14,
-                Err("the certificate is valid for 13 more days (until 1970-04-24 00:00:00Z), expected 14"),
+                Err(
+                    "the certificate is valid for 13 more days (until 1970-04-24 00:00:00Z), expected at least 14 more",
+                ),
             ),
-            (None, vec![link("CN=a", 50)], &[], 0, Err("the certificate ended on 1970-02-20 00:00:00Z, expected 0")),
+            (
+                None,
+                vec![link("CN=a", 50)],
+                &[],
+                0,
+                Err("the certificate ended on 1970-02-20 00:00:00Z, expected at least 0 more"),
+            ),
             (
                 None,
                 vec![link("CN=a", 190), link("CN=ca", 105)],
                 &[],
                 14,
                 Err(
-                    "the certificate above it, CN=ca, is valid for 5 more days (until 1970-04-16 00:00:00Z), expected 14",
+                    "the certificate above it, CN=ca, is valid for 5 more days (until 1970-04-16 00:00:00Z), expected at least 14 more",
                 ),
             ),
             // A cross-signature that has ended, sent for old clients.

@@ -331,6 +331,11 @@ impl Attempt {
         self.address = Some(address);
     }
 
+    /// Forgets the peer: another one is tried next, whose address is not known yet.
+    pub fn forget_address(&mut self) {
+        self.address = None;
+    }
+
     /// What TLS showed so far.
     pub fn tls_facts(&self) -> Option<&TlsFacts> {
         self.tls.as_ref()

@@ -62,6 +62,16 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// The file was taken away from under the writer.
+    #[error(
+        "the database {} was removed or replaced while bongsu writes to it; what is recorded now is gone when it stops: \
+         restart bongsu, which goes on with what is there then, or makes a new one",
+        path.display()
+    )]
+    Gone {
+        /// The database file.
+        path: PathBuf,
+    },
     /// A newer bongsu made it.
     #[error(
         "the database {} has schema version {found}, this bongsu knows versions up to {known}; run the newer bongsu, \

@@ -127,6 +127,9 @@ impl Writer {
     /// Does one bounded piece of upkeep: a few milliseconds, next to nothing when there is nothing to do. Call it
     /// between commits; while [`Maintained::more`] is set, soon again.
     pub fn maintain(&mut self, now: Timestamp, keep: &Keep) -> Result<Maintained, StoreError> {
+        if !self.in_place() {
+            return Err(StoreError::Gone { path: self.path.clone() });
+        }
         let mut done = Maintained::default();
         let result = self.try_maintain(now, keep, &mut done);
         if result.is_err() {

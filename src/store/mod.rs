@@ -26,6 +26,7 @@ mod read;
 mod reader;
 mod restore;
 mod roll;
+mod rows;
 mod writer;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -13,12 +14,13 @@ use super::{
     error::{Fault, StoreError},
     maintain::Upkeep,
     open,
+    rows::{DELIVERY_COLUMNS, insert_delivery},
 };
 use crate::{
     alert::Message,
     decide::{Commit, StateRow},
     incident::{Incident, TimelineEntry},
-    observation::{Correction, Delivery, Observation},
+    observation::{Correction, Observation},
     value::{CheckName, Timestamp},
 };
 
@@ -43,6 +45,7 @@ pub struct Writer {
     pub(super) known: HashMap<CheckName, Known>,
     pub(super) upkeep: Upkeep,
     instance: String,
+    file: Option<(u64, u64)>,
     _lock: File,
 }
 
@@ -57,6 +60,11 @@ pub(super) struct Known {
     written: (i64, u32),
 }
 
+/// What tells one file from another at the same path: device and inode.
+fn file(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 impl Writer {
     /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
     /// checking that it is whole. Only one writer can hold it at a time.
@@ -67,12 +75,25 @@ impl Writer {
             Ok((instance, Upkeep::load(&connection)?))
         };
         let (instance, upkeep) = read().map_err(|e| e.at(path, "opening it"))?;
-        Ok(Self { path: path.to_owned(), connection, known: HashMap::new(), upkeep, instance, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            connection,
+            known: HashMap::new(),
+            upkeep,
+            instance,
+            file: file(path),
+            _lock: lock,
+        })
     }
 
     /// The identity of this database, made with it: 32 hexadecimal digits.
     pub fn instance(&self) -> &str {
         &self.instance
+    }
+
+    /// Whether the path still leads to the file that is written to.
+    pub(super) fn in_place(&self) -> bool {
+        self.file.is_some() && file(&self.path) == self.file
     }
 
     /// Writes a group of commits in one transaction. When this returns `Ok`, they survive a power cut; when it
@@ -413,32 +434,6 @@ impl Writing<'_> {
         }
         Ok(())
     }
-}
-
-const DELIVERY_COLUMNS: &str =
-    "fate, accept, accept_us, latency_us, sequence, duplicates, foreign_, reordered, integrity";
-
-fn insert_delivery(tx: &Transaction<'_>, id: i64, check_id: i64, o: &Observation, d: &Delivery) -> Result<(), Fault> {
-    tx.prepare_cached(&format!(
-        "INSERT INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
-    ))?
-    .execute(params![
-        id,
-        check_id,
-        encode::to_us(o.duration),
-        encode::fate_code(d.fate),
-        encode::accept_code(d.accept),
-        d.accept_ms.map(encode::to_us),
-        d.latency_ms.map(encode::to_us),
-        // SQLite's integers have a sign; the two casts bring back every value.
-        d.sequence.cast_signed(),
-        d.duplicates,
-        d.foreign,
-        d.reordered,
-        d.integrity.map(encode::integrity_code),
-    ])?;
-    Ok(())
 }
 
 fn insert_evidence(tx: &Transaction<'_>, day: i64, json: &str) -> Result<i64, Fault> {

@@ -162,8 +162,7 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
             return Ok(());
         }
     };
-    write!(
-        stream,
-        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n{extra}connection: close\r\n\r\n{{}}"
-    )
+    // In one piece: what stands between, or a reader, may take each write for itself.
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n{extra}");
+    stream.write_all(format!("{head}connection: close\r\n\r\n{{}}").as_bytes())
 }

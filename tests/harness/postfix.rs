@@ -2,13 +2,15 @@
 
 use std::{
     fs,
+    io::{Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
-use super::{Server, free_port, scratch, write};
+use super::{Server, daemon::until, free_port, scratch, write};
 
 /// Longest a mail may take from its acceptance to the maildir on a busy machine.
 const ARRIVAL_MAX: Duration = Duration::from_secs(30);
@@ -52,6 +54,8 @@ impl Postfix {
         let etc = etc.to_str().expect("a scratch directory has a plain name");
         let ready = ([127, 0, 0, 1], port).into();
         let server = Server::start("postfix", "postfix", &["-c", etc, "start-fg"], scratch, ready);
+        // The master opens the port before the first process that answers on it is ready.
+        until("postfix greets", || greets(port));
         Self { _server: server, port, tls_port, dir }
     }
 
@@ -108,6 +112,15 @@ impl Drop for Postfix {
     }
 }
 
+fn greets(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    let mut greeting = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_secs(5))).is_ok()
+        && stream.read_exact(&mut greeting).is_ok()
+        && &greeting == b"220 "
+        && stream.write_all(b"QUIT\r\n").is_ok()
+}
+
 fn main_cf(dir: &Path) -> String {
     let dir = dir.display();
     format!(
@@ -121,6 +134,7 @@ mail_owner = postfix
 setgid_group = postdrop
 inet_interfaces = 127.0.0.1
 inet_protocols = ipv4
+smtpd_peername_lookup = no
 myhostname = mx.example.com
 mydestination =
 virtual_mailbox_domains = example.com

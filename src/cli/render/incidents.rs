@@ -235,6 +235,7 @@ pub(crate) mod tests {
                 checks: vec![],
                 acknowledged_by: None,
                 instead_of: None,
+                others: Default::default(),
                 at: at(42),
             },
             created_at: at(42),

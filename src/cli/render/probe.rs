@@ -88,7 +88,7 @@ fn plain(value: &Value) -> String {
 }
 
 fn tls_text(tls: &TlsFacts) -> String {
-    let mut parts = vec![tls.version.clone()];
+    let mut parts: Vec<String> = Some(&tls.version).filter(|v| !v.is_empty()).cloned().into_iter().collect();
     parts.extend(tls.cipher.clone());
     parts.extend(tls.alpn.as_ref().map(|a| format!("ALPN {a}")));
     parts.extend(tls.subject.as_ref().map(|s| format!("certificate {s}")));
@@ -264,6 +264,14 @@ mod tests {
              \x20    100ms ← 535-5.7.8\n\
              \x20            535 \\x1b]0;no\n"
         );
+    }
+
+    #[test]
+    fn a_handshake_that_failed_has_no_version() {
+        let mut o = failed_login();
+        let tls = o.tls.as_mut().expect("it made a handshake");
+        tls.version.clear();
+        assert!(tls_text(tls).starts_with("certificate CN="), "{}", tls_text(tls));
     }
 
     #[test]

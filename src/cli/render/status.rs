@@ -14,6 +14,9 @@ const STATES: [&str; 5] = ["up", "suspect", "degraded", "down", "unknown"];
 /// Most open incidents shown above the checks: more would push them off any screen.
 const OPEN_MAX: usize = 20;
 
+/// How far ahead of now an observation may seem to lie before that is worth a word: it is made while we look.
+const CLOCK_SLACK: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// Where the facts come from.
 pub enum Source<'a> {
     /// A running daemon.
@@ -59,10 +62,12 @@ pub fn status(
 }
 
 /// One line for a reader who must know that nobody is looking.
-pub fn not_running(last: Option<Timestamp>) -> String {
+/// `silent` is why a daemon that runs has not answered.
+pub fn alone(silent: Option<&str>, last: Option<Timestamp>) -> String {
+    let why = silent.unwrap_or("daemon not running");
     match last {
-        Some(at) => format!("daemon not running; as of {}", at.to_seconds_text()),
-        None => "daemon not running; nothing observed yet".into(),
+        Some(at) => format!("{why}; as of {}", at.to_seconds_text()),
+        None => format!("{why}; nothing observed yet"),
     }
 }
 
@@ -96,6 +101,12 @@ fn incidents(open: &[Incident], now: Timestamp, screen: Screen) -> String {
     table.render(screen) + &more
 }
 
+/// How long ago something was seen; a wall clock that was set back since makes it lie ahead.
+fn when(at: Timestamp, now: Timestamp) -> String {
+    let ahead = at.since(now);
+    if ahead > CLOCK_SLACK { format!("in {}", rough(ahead)) } else { format!("{} ago", rough(now.since(at))) }
+}
+
 fn row(check: &CheckStatus, now: Timestamp) -> Vec<Cell> {
     let state = if check.flapping { format!("{}, flapping", check.state) } else { check.state.clone() };
     let tone = super::text::tone_of(&check.state);
@@ -106,7 +117,7 @@ fn row(check: &CheckStatus, now: Timestamp) -> Vec<Cell> {
         check.check.as_str().into(),
         Cell::new(state).tone(tone),
         Cell::new(check.since.map(ago).unwrap_or_default()).right(),
-        Cell::new(last.map(|l| format!("{} ago", ago(l.at))).unwrap_or_else(|| "never".into())).right(),
+        Cell::new(last.map(|l| when(l.at, now)).unwrap_or_else(|| "never".into())).right(),
         Cell::new(latency.map(measured).unwrap_or_default()).right(),
         last.and_then(|l| l.reason.as_ref()).map(ToString::to_string).unwrap_or_default().into(),
     ]
@@ -193,8 +204,10 @@ mod tests {
         let text = status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default());
         assert!(text.contains("no checks\nthe latest reload was refused"), "{text}");
         assert!(text.contains("config.yaml:3:1: unknown key `x`"), "{text}");
-        assert_eq!(not_running(Some(Timestamp::EPOCH)), "daemon not running; as of 1970-01-01 00:00:00Z");
-        assert_eq!(not_running(None), "daemon not running; nothing observed yet");
+        assert_eq!(alone(None, Some(Timestamp::EPOCH)), "daemon not running; as of 1970-01-01 00:00:00Z");
+        assert_eq!(alone(None, None), "daemon not running; nothing observed yet");
+        let silent = "the daemon gave no good answer: nothing within 5s";
+        assert_eq!(alone(Some(silent), None), format!("{silent}; nothing observed yet"));
     }
 
     #[test]

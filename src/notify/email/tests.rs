@@ -1,4 +1,4 @@
-//! The e-mail channel against scripted mail servers.
+//! E-mail by real sockets: a scripted mail server, and mails read back by another library.
 
 use std::path::Path;
 

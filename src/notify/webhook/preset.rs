@@ -72,7 +72,7 @@ pub fn context(message: &Message, words: &Words<'_>) -> Value {
     bounded.checks.truncate(GENERIC_CHECKS_MAX);
     json!({
         "alert": bounded,
-        "checks_total": alert.checks.len(),
+        "checks_total": alert.tally().total(),
         "message": {
             "key": message.key, "channel": message.channel, "thread": message.thread, "position": message.position,
         },

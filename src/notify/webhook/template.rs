@@ -141,6 +141,7 @@ fn sample(kind: MessageKind) -> Message {
         acknowledged_by: (kind == MessageKind::Reminder).then(|| "지원".into()),
         instead_of: (kind == MessageKind::Past)
             .then(|| InsteadOf { channel: name("ops-chat"), error: "503 Service Unavailable".into() }),
+        others: Default::default(),
         at: at(70_000),
     };
     Message {

@@ -1,4 +1,4 @@
-//! The webhook channel against scripted receivers.
+//! Webhooks by real sockets: what is sent, how it is signed, and how answers are taken.
 
 use std::{path::Path, time::Instant};
 

@@ -104,8 +104,10 @@ pub(super) fn from_url(options: &mut Options<'_>, text: &str, raw: &mut DnsOptio
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     });
-    let name = url.path().trim_start_matches('/');
-    raw.name = Some(name.to_owned()).filter(|name| !name.is_empty());
+    // The parser has percent-encoded what is not ASCII; a plus is a plus.
+    let path = format!("p={}", url.path().trim_start_matches('/').replace('+', "%2B"));
+    let name = url::form_urlencoded::parse(path.as_bytes()).next().map_or(String::new(), |(_, name)| name.into_owned());
+    raw.name = Some(name).filter(|name| !name.is_empty());
     for (key, value) in url.query_pairs() {
         if !key.eq_ignore_ascii_case("type") {
             problem(format!("`{key}` is unknown here"));

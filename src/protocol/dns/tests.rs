@@ -1,4 +1,4 @@
-//! `dns` against scripted name servers.
+//! Name servers by real sockets: scripted answers, good and malformed.
 
 use std::{
     io::{Read, Write},
@@ -98,6 +98,22 @@ fn a_question_is_answered() {
     assert_eq!(seen.phases(), [Phase::Resolve, Phase::Exchange]);
     assert_eq!(seen.observation.address, Some(address));
     assert_eq!(seen.observation.details["answers"], "192.0.2.7");
+
+    // The chain may stand in any order; what is not in it is no answer.
+    let of = |owner: &str, data| Record::from_rdata(Name::from_ascii(owner).expect("a name"), 60, data);
+    let to = |target: &str| RData::CNAME(CNAME(Name::from_ascii(target).expect("a name")));
+    let records = [
+        of("c.test.", RData::A(A([192, 0, 2, 9].into()))),
+        of("b.test.", to("c.test.")),
+        of("a.test.", to("B.test.")),
+        of("other.test.", RData::A(A([192, 0, 2, 66].into()))),
+    ];
+    let address = server(move |q| vec![bytes(&answer(q, &records, ResponseCode::NoError))]);
+    let seen = ask(address, "expect: { equals: [192.0.2.9] }");
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    let circle = [of("a.test.", to("b.test.")), of("b.test.", to("a.test."))];
+    let address = server(move |q| vec![bytes(&answer(q, &circle, ResponseCode::NoError))]);
+    assert_eq!(ask(address, "type: A").reason().text, "no records, expected at least 1");
 
     let mx = record(RData::MX(MX::new(10, Name::from_ascii("mx.test.").expect("a name"))));
     let address = server(move |q| vec![bytes(&answer(q, std::slice::from_ref(&mx), ResponseCode::NoError))]);
@@ -207,6 +223,7 @@ fn urls_and_servers_are_read() {
     assert_eq!(target("url: 'dns://192.0.2.1:5353/mail.test?type=mx'"), "dns://192.0.2.1:5353/mail.test?type=MX");
     assert_eq!(target("url: 'dns://198.51.100.1'"), "dns://198.51.100.1:53/.?type=NS");
     assert_eq!(target("url: 'dns://[2001:db8::1]/a.test'"), "dns://[2001:db8::1]:53/a.test?type=A");
+    assert_eq!(target("url: 'dns://198.51.100.1/메일.한국'"), target("{ server: 198.51.100.1, name: 메일.한국 }"));
     assert_eq!(target("{ server: '2001:db8::1', name: a.test, over: tls }"), "dns://[2001:db8::1]:853/a.test?type=A");
     assert_eq!(target("{ name: a.test, type: AAAA }"), "dns:///a.test?type=AAAA");
 

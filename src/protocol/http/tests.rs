@@ -1,4 +1,4 @@
-//! `http` against scripted web servers.
+//! Web servers by real sockets: scripted answers, redirects, bodies, certificates.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -313,6 +313,32 @@ fn the_target_shows_no_credentials() {
 }
 
 #[test]
+fn an_echo_does_not_show_what_was_logged_in_with() {
+    let address = serve_all(1, |mut stream| {
+        let asked = head(&mut stream).replace("\r\n", " ");
+        let text = format!("HTTP/1.1 200 OK\r\nX-Echo: {asked}\r\nContent-Length: {}\r\n\r\n{asked}", asked.len());
+        reply(&mut stream, &text);
+    });
+    let seen = get(address, "username: u, password: hunter2, expect: { body: { equals: nothing } }");
+    let said = format!("{seen:?}");
+    assert!(said.contains("authorization: Basic ***") && !said.contains("dTpodW50ZXIy"), "{said}");
+}
+
+#[test]
+fn a_redirect_forgets_the_address_of_the_first_server() {
+    // Nobody listens there, and the name has two addresses: which one it was is not known.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("loopback has a port");
+    let address = serve_all(1, move |mut stream| {
+        head(&mut stream);
+        let to = format!("http://localhost:{}/", free.port());
+        reply(&mut stream, &format!("HTTP/1.1 302 Found\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n"));
+    });
+    let seen = get(address, "");
+    assert_eq!(seen.reason().kind, Kind::Refused, "{seen:?}");
+    assert_ne!(seen.observation.address, Some(address));
+}
+
+#[test]
 fn mistakes_in_the_options_are_told() {
     let table = [
         ("url: htp://h", "url: the scheme `htp` does not fit here (did you mean `http`?)"),
@@ -335,6 +361,7 @@ fn mistakes_in_the_options_are_told() {
             "{ url: 'http://h', expect: { certificate_days: 14 } }",
             "expect.certificate_days: there is no certificate without https",
         ),
+        ("{ url: 'http://h', method: HEAD, expect: { body: { contains: a } } }", "expect.body: the answer to HEAD"),
         ("{ url: 'http://h', expect: { stat: 200 } }", "expect.stat: unknown key `stat` (did you mean `status`?)"),
     ];
     for (yaml, expected) in table {

@@ -6,7 +6,7 @@ use super::{NOW, Place, at, check, observed};
 use crate::{
     observation::Outcome,
     store::{
-        Reader, StoreError, Writer,
+        Keep, Reader, StoreError, Writer,
         open::{APPLICATION_ID, MIGRATIONS, VIEWS},
     },
 };
@@ -62,6 +62,19 @@ fn a_second_writer_is_refused_until_the_first_is_gone() {
     assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
     drop(first);
     place.writer();
+}
+
+#[test]
+fn a_file_taken_away_is_noticed() {
+    let place = Place::new();
+    let mut writer = place.writer();
+    let keep = Keep { raw: Duration::from_secs(86_400), daily: Duration::from_secs(86_400) };
+    writer.maintain(NOW, &keep).expect("it is there");
+    fs::remove_file(&place.path).expect("removed");
+    let error = writer.maintain(NOW, &keep).expect_err("it is gone");
+    assert!(error.to_string().contains("was removed or replaced"), "{error}");
+    fs::write(&place.path, "").expect("another one");
+    assert!(matches!(writer.maintain(NOW, &keep), Err(StoreError::Gone { .. })));
 }
 
 #[test]

@@ -207,6 +207,7 @@ fn alert() -> impl Strategy<Value = Alert> {
                 .collect(),
             acknowledged_by: None,
             instead_of: None,
+            others: Default::default(),
             at,
         },
     )

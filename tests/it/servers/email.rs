@@ -45,6 +45,7 @@ fn message(kind: MessageKind, position: u32) -> Message {
         checks: Vec::new(),
         acknowledged_by: None,
         instead_of: None,
+        others: Default::default(),
         at,
     };
     Message {

@@ -2,6 +2,7 @@
 //! fail, alerts by a real mail server and a signed webhook, and a daemon that is killed meanwhile.
 
 use std::{
+    collections::BTreeSet,
     net::{SocketAddr, TcpListener, UdpSocket},
     thread,
     time::Duration,
@@ -183,7 +184,7 @@ fn a_stopped_broker_is_one_incident_told_once_to_each_whatever_is_killed() {
     until("the mail is told", || {
         site.number("SELECT count(*) FROM outbox WHERE channel = 'ops-mail' AND state = 'delivered'") == 2
     });
-    until("the webhook was tried", || site.hook.requests().len() == 2);
+    until("the webhook was tried", || site.hook.requests().len() >= 2);
     daemon.kill();
     site.hook.set(Answer::Status(200));
     let daemon = site.place.start();
@@ -193,7 +194,9 @@ fn a_stopped_broker_is_one_incident_told_once_to_each_whatever_is_killed() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
     assert!(!site.place.dir.path().join("bongsu.sock").exists(), "a stopped daemon takes its socket away");
     assert_eq!(site.told(), (2, vec!["problem".into(), "recovery".into()]));
-    assert_eq!(site.hook.requests().len(), 3, "one attempt was cut off");
+    let keys: BTreeSet<String> = site.hook.requests().iter().map(|r| r.key().to_owned()).collect();
+    assert_eq!(keys.len(), 2, "the attempt that was cut off was repeated under its key");
+    assert!(site.hook.requests().len() >= 3, "an attempt was cut off");
     assert_eq!(site.number("SELECT count(*) FROM incidents"), 1);
     assert_eq!(site.number("SELECT count(*) FROM observations WHERE check_name = 'web/front' AND outcome <> 'ok'"), 0);
 
