@@ -21,7 +21,7 @@ use crate::{
     protocol::Net,
     schedule::Schedule,
     telemetry::Telemetry,
-    value::Timestamp,
+    value::{CheckName, Timestamp},
 };
 
 /// Most attempts at one time. Each holds one or two descriptors, and the usual limit of a process is 1,024.
@@ -39,6 +39,25 @@ const BUG_PAUSE: Duration = Duration::from_secs(10);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
 const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
+
+/// By how much a timer may fire before the wall clock shows its time. A run that lies further in the future than this
+/// was planned under a clock that has been set back since.
+const EARLY_MAX: Duration = Duration::from_secs(2);
+
+/// When a check that was due at `ran` runs next, asked at `now`. `second` is the run after its first one, which may
+/// pass a regular time over. Whatever the wall clock has done in between, the answer lies after `now`, and for a
+/// fixed interval less than two of them.
+fn next_run(
+    schedule: &Schedule,
+    name: &CheckName,
+    now: Timestamp,
+    ran: Timestamp,
+    second: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let base = if ran.since(now) > EARLY_MAX { now } else { now.max(ran) };
+    let soon = |at: &Timestamp| *at > base && at.since(base) < schedule.interval(base) * 2;
+    second.filter(soon).or_else(|| schedule.next(name, base))
+}
 
 /// The permits that all attempts of a process share.
 pub(crate) fn permits() -> Arc<Semaphore> {
@@ -108,7 +127,7 @@ impl Runner {
         let Ok(permit) = self.permits.acquire().await else { return None };
         let (now, begun) = (clock::now(), clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
-        let regular = second.or_else(|| self.check.schedule.next(&self.check.name, now.max(due.at)));
+        let regular = next_run(&self.check.schedule, &self.check.name, now, due.at, second);
         let context = Context {
             net: self.net.clone(),
             at: now,
@@ -120,7 +139,7 @@ impl Runner {
         let answer = tokio::time::timeout(limit, self.check.ask.attempt(context)).await;
         let Ok(answer) = answer else {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
-            return regular.map(Due::new);
+            return self.regular(due, second);
         };
         // What follows waits for the disk, not for the network.
         drop(permit);
@@ -133,12 +152,13 @@ impl Runner {
             Pace::Confirm(every) => {
                 Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
             }
-            // An attempt may have outlasted its interval: what was due meanwhile is passed over.
-            Pace::Regular => match regular.filter(|at| *at > clock::now()) {
-                Some(at) => Some(Due::new(at)),
-                None => self.check.schedule.next(&self.check.name, clock::now().max(due.at)).map(Due::new),
-            },
+            // Asked anew: the attempt may have outlasted its interval, or the clock been set meanwhile.
+            Pace::Regular => self.regular(due, second),
         }
+    }
+
+    fn regular(&self, ran: Due, second: Option<Timestamp>) -> Option<Due> {
+        next_run(&self.check.schedule, &self.check.name, clock::now(), ran.at, second).map(Due::new)
     }
 
     async fn tell(&self, event: Event) -> Pace {
@@ -185,13 +205,55 @@ impl Runner {
     async fn sleep(&self, due: Due) {
         match self.check.schedule {
             Schedule::Every(_) => tokio::time::sleep_until(due.instant.into()).await,
-            Schedule::Cron(_) => loop {
-                let left = due.at.since(clock::now());
-                if left.is_zero() {
-                    return;
+            Schedule::Cron(_) => {
+                let (mut at, begun, start) = (due.at, clock::now(), clock::instant());
+                loop {
+                    let now = clock::now();
+                    let passed = clock::instant().saturating_duration_since(start);
+                    if (begun + passed).since(now) > EARLY_MAX {
+                        // The wall clock was set back: what is due next may be sooner now.
+                        at = self.check.schedule.next(&self.check.name, now).unwrap_or(at).min(at);
+                    }
+                    let left = at.since(now);
+                    if left.is_zero() {
+                        return;
+                    }
+                    tokio::time::sleep(left.min(CRON_SLEEP_MAX)).await;
                 }
-                tokio::time::sleep(left.min(CRON_SLEEP_MAX)).await;
-            },
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn second(n: i64) -> Timestamp {
+        Timestamp::from_millis(1_000 * n)
+    }
+
+    #[test]
+    fn whatever_the_wall_clock_does_the_next_run_is_near() {
+        let name: CheckName = "web/front".parse().expect("a name");
+        let every = Schedule::Every(Duration::from_secs(10));
+        let cron = crate::schedule::Cron::parse("*/2 * * * *", chrono_tz::UTC).expect("a cron line");
+        let day = 86_400;
+        let noon = 20_000 * day + day / 2;
+        // Where the clock stands when asked, against when the check was due: in time, early, late, set back, set forward.
+        for step in [0, -1, 1, 30, -3, -3_600, -day, 3_600, day] {
+            let (now, ran) = (second(noon + step), second(noon));
+            for (schedule, longest) in [(&every, 20), (&Schedule::Cron(cron.clone()), 240)] {
+                let next = next_run(schedule, &name, now, ran, None).expect("it is due again");
+                assert!(next > now, "{step}: {next}");
+                assert!(next.since(now) <= Duration::from_secs(longest), "{step}: {next} is far from {now}");
+            }
+            let planned = every.second(&name, ran);
+            let next = next_run(&every, &name, now, ran, planned).expect("it is due again");
+            assert!(next > now && next.since(now) < Duration::from_secs(25), "{step}: {next}");
+        }
+        // A timer that fires a little early does not make the same run again.
+        let ran = every.next(&name, second(noon)).expect("it is due");
+        assert_eq!(next_run(&every, &name, ran - Duration::from_millis(3), ran, None), every.next(&name, ran));
     }
 }
