@@ -27,6 +27,12 @@ use crate::{
 /// Most attempts at one time. Each holds one or two descriptors, and the usual limit of a process is 1,024.
 pub(crate) const ATTEMPTS_MAX: usize = 400;
 
+/// Descriptors kept for everything that is not an attempt.
+const DESCRIPTORS_KEPT: usize = 64;
+
+/// Descriptors an attempt may hold: two sessions, or one and what it looks up.
+const DESCRIPTORS_EACH: usize = 2;
+
 /// How long beyond its own deadline an attempt may run before it is cut off. It should never come to that: every
 /// kind of check ends by itself.
 const DEADLINE_SLACK: Duration = Duration::from_secs(2);
@@ -62,7 +68,27 @@ fn next_run(
 /// The permits that all attempts of a process share.
 pub(crate) fn permits() -> Arc<Semaphore> {
     static PERMITS: std::sync::OnceLock<Arc<Semaphore>> = std::sync::OnceLock::new();
-    PERMITS.get_or_init(|| Arc::new(Semaphore::new(ATTEMPTS_MAX))).clone()
+    PERMITS
+        .get_or_init(|| {
+            let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+            let attempts = attempts_within(&limits);
+            if attempts < ATTEMPTS_MAX {
+                tracing::warn!(
+                    attempts,
+                    "few descriptors are allowed (LimitNOFILE=, ulimit -n): fewer attempts at once"
+                );
+            }
+            Arc::new(Semaphore::new(attempts))
+        })
+        .clone()
+}
+
+/// How many attempts fit into the limit on open files that `/proc/self/limits` shows, with enough left for the store,
+/// the channels and the control socket.
+fn attempts_within(limits: &str) -> usize {
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+    let soft = line.and_then(|l| l.split_whitespace().next()).and_then(|n| n.parse::<usize>().ok());
+    soft.map_or(ATTEMPTS_MAX, |soft| (soft.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_EACH).clamp(1, ATTEMPTS_MAX))
 }
 
 /// When a check is due: on the wall clock, and for a fixed interval also on the monotonic one, which no step of the
@@ -231,6 +257,17 @@ mod tests {
 
     fn second(n: i64) -> Timestamp {
         Timestamp::from_millis(1_000 * n)
+    }
+
+    #[test]
+    fn attempts_leave_descriptors_for_the_rest() {
+        let limits = |soft: &str| {
+            format!("Limit  Soft Limit  Hard Limit  Units\nMax open files            {soft}    4096   files\n")
+        };
+        for (soft, expected) in [("1024", 400), ("256", 96), ("40", 1), ("unlimited", 400)] {
+            assert_eq!(attempts_within(&limits(soft)), expected, "{soft}");
+        }
+        assert_eq!(attempts_within(""), ATTEMPTS_MAX);
     }
 
     #[test]

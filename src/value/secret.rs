@@ -69,7 +69,10 @@ impl Masker {
             .flat_map(|s| {
                 let encoded: String = url::form_urlencoded::byte_serialize(s.expose().as_bytes()).collect();
                 let base64 = STANDARD.encode(s.expose());
-                [s, Secret::new(encoded), Secret::new(base64)]
+                let within = (0..3).filter_map(|offset| within_base64(s.expose(), offset)).map(Secret::new);
+                let mut forms: Vec<Secret> = within.collect();
+                forms.extend([s, Secret::new(encoded), Secret::new(base64)]);
+                forms
             })
             .collect();
         all.sort_by(|a, b| b.expose().len().cmp(&a.expose().len()).then_with(|| a.expose().cmp(b.expose())));
@@ -89,9 +92,40 @@ impl Masker {
     }
 }
 
+/// Shortest part of a Base64 text that is masked: shorter ones occur by chance.
+const BASE64_PART_MIN: usize = 8;
+
+/// The characters that a secret alone decides when it is encoded behind `offset` (modulo 3) other bytes, as in
+/// `Basic` credentials, where a user name stands before the password.
+fn within_base64(secret: &str, offset: usize) -> Option<String> {
+    use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+    let mut bytes = vec![0; offset];
+    bytes.extend(secret.as_bytes());
+    let encoded = STANDARD_NO_PAD.encode(&bytes);
+    // A character holds 6 bits; those that share bits with a neighbour are not the secret's alone.
+    let (first, last) = ((offset * 8).div_ceil(6), bytes.len() * 8 / 6);
+    let part = encoded.get(first..last).filter(|part| part.len() >= BASE64_PART_MIN)?;
+    Some(part.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_masked_within_encoded_credentials() {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let masker = Masker::new([Secret::new("correct-horse")]);
+        for user in ["", "a", "ab", "abc", "probe"] {
+            for rest in ["", "x", "xy"] {
+                let encoded = STANDARD.encode(format!("{user}:correct-horse{rest}"));
+                let masked = masker.mask(&encoded).into_owned();
+                assert!(masked.contains("***"), "{encoded} {masked}");
+                assert!(masked.len() <= encoded.len() - 12, "most of it is gone: {encoded} {masked}");
+            }
+        }
+        assert_eq!(masker.mask("an ordinary text"), "an ordinary text");
+    }
 
     #[test]
     fn no_secret_survives_the_masker() {
