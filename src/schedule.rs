@@ -63,12 +63,13 @@ impl Schedule {
         }
     }
 
-    /// When it is due after the run that [`Schedule::first`] gave: on its grid, at least half an interval later, so
-    /// that the start does not ask twice in a row.
+    /// When it is due after the run that [`Schedule::first`] gave: on its grid, at least a twentieth of the interval
+    /// later, so that the start does not ask twice at once; and never much more than an interval later, because an
+    /// outage that begins right after a start must be noticed as soon as any other.
     pub fn second(&self, name: &CheckName, first: Timestamp) -> Option<Timestamp> {
         match self {
             // One millisecond less, because `next` is strictly later than what it is given.
-            Self::Every(every) => self.next(name, first + (*every / 2).saturating_sub(INTERVAL_MIN)),
+            Self::Every(every) => self.next(name, first + (*every / 20).saturating_sub(INTERVAL_MIN)),
             Self::Cron(cron) => cron.next(first),
         }
     }
@@ -171,8 +172,8 @@ mod tests {
                 let name = name(&format!("svc-{n}/x"));
                 let first = schedule.first(&name, NOW, 500).expect("due");
                 let second = schedule.second(&name, first).expect("due");
-                assert!(second.since(first) >= Duration::from_secs(seconds) / 2, "{first} {second}");
-                assert!(second.since(first) <= Duration::from_secs(seconds) * 3 / 2, "{first} {second}");
+                assert!(second.since(first) >= Duration::from_secs(seconds) / 20, "{first} {second}");
+                assert!(second.since(first) <= Duration::from_secs(seconds) * 21 / 20, "{first} {second}");
                 let third = schedule.next(&name, second).expect("due");
                 assert_eq!(third.since(second), Duration::from_secs(seconds));
             }
