@@ -38,7 +38,7 @@ use crate::{
     clock,
     delivery::{CheckKey, Identity, Key, Ledger, Seen, Terms, ledger::Sending, tracer},
     observation::{Accept, Correction, Kind, Phase, Reason, Side},
-    protocol::{Arrival, Attempt, Boxed, ReceiveSession, Receiver, SendSession, Sender, wire::Family},
+    protocol::{Arrival, Attempt, Boxed, Nature, ReceiveSession, Receiver, SendSession, Sender, wire::Family},
     value::{CheckName, Masker},
 };
 
@@ -158,7 +158,7 @@ impl DeliveryAsk {
                 let _ = tokio::time::timeout(CLOSE_MAX, session.close(&mut aside)).await;
             }
         };
-        if matches!(accept, Accept::Rejected | Accept::Unreachable) {
+        if matches!(accept, Accept::Rejected | Accept::Deferred | Accept::Unreachable) {
             let ended = clock::instant();
             self.alongside(state, goodbye).await;
             return Ok(Sent { sequence, ended });
@@ -299,7 +299,7 @@ impl DeliveryAsk {
 
     fn take(&self, state: &mut State, session: u64, arrival: &Arrival) {
         // The server says that it had this in store: it is not what was just sent, whoever made it.
-        if arrival.retained {
+        if arrival.nature != Nature::Message {
             state.ledger.foreign();
             return;
         }

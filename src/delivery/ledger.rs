@@ -253,7 +253,7 @@ impl Entry {
         match (self.latency, self.accept()) {
             (Some(latency), _) if latency <= terms.objective => Fate::Arrived,
             (Some(_), _) => Fate::Late,
-            (None, Accept::Rejected | Accept::Unreachable) => Fate::Unsent,
+            (None, Accept::Rejected | Accept::Deferred | Accept::Unreachable) => Fate::Unsent,
             (None, _) if self.blind.is_some() || self.age(now) < terms.horizon => Fate::Pending,
             (None, Accept::Accepted) => Fate::Lost,
             (None, Accept::Uncertain) => Fate::Uncertain,

@@ -17,6 +17,8 @@ pub struct Carries {
     pub unicode: bool,
     /// Line ends within the message.
     pub lines: bool,
+    /// Longest line in bytes, without its end, that goes through unbroken.
+    pub line_bytes_max: usize,
     /// Longest payload in bytes; at least [`tracer::TOKEN_BYTES`], without which no message can be told from another.
     pub bytes_max: usize,
 }

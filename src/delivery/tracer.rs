@@ -30,10 +30,10 @@ use crate::{
 /// What every token begins with: the format's name and version.
 const MARKER: &str = "bongsu1.";
 
-/// check 8, sequence 8, sent 8, nonce 8, layout 1, section length 4, section hash 8.
-const FIELDS_BYTES: usize = 45;
-/// 45 bytes in base64 without padding.
-const FIELDS_CHARS: usize = 60;
+/// check 8, sequence 8, sent 8, nonce 8, layout 2, section length 4, section hash 8.
+const FIELDS_BYTES: usize = 46;
+/// 46 bytes in base64 without padding.
+const FIELDS_CHARS: usize = 62;
 /// Half of SHA-256's output: RFC 2104 asks for at least that.
 const MAC_BYTES: usize = 16;
 /// 16 bytes in base64 without padding.
@@ -48,29 +48,52 @@ pub const SEARCH_BYTES_MAX: usize = 256 * 1024;
 /// How many beginnings of a token are tried in one payload, so that a hostile one costs a bounded number of HMACs.
 pub const CANDIDATES_MAX: usize = 8;
 
-/// Bit of the layout byte: the samples stand in lines of their own.
-const IN_LINES: u8 = 0x80;
+/// Bit of the layout: the samples stand in lines of their own.
+const IN_LINES: u16 = 0x8000;
 /// Between the samples of a protocol that carries no line ends.
 const BETWEEN: &str = " | ";
 
-/// A labelled text of the integrity section. The order is kept, the longest stands last: what is cut off is its end.
+/// A text of the integrity section: labelled, or a line of its own that must begin with its first character. The order is
+/// kept: the longest stands last, as what is cut off is the end, and the trailing spaces never do, as white space at
+/// the end of a message is nobody's.
 struct Sample {
     label: &'static str,
-    ascii: bool,
+    needs: Needs,
     text: fn() -> String,
 }
 
-const SAMPLES: [Sample; 5] = [
-    Sample { label: "ascii", ascii: true, text: ascii },
-    Sample { label: "hangul-nfc", ascii: false, text: || HANGUL.nfc().collect() },
-    Sample { label: "hangul-nfd", ascii: false, text: || HANGUL.nfd().collect() },
-    Sample { label: "emoji", ascii: false, text: || EMOJI.into() },
-    Sample { label: "long-line", ascii: true, text: long_line },
+/// What a sample asks of a protocol, beside room for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Nothing: printable ASCII.
+    Ascii,
+    /// Text beyond ASCII.
+    Unicode,
+    /// Lines; the sample is a line without its label.
+    Lines,
+}
+
+const SAMPLES: [Sample; 8] = [
+    // A dot at the start of a line is doubled by SMTP (RFC 5321 section 4.5.2), and ends the message if it is not.
+    Sample { label: "leading-dot", needs: Needs::Lines, text: || ".leading-dot".into() },
+    Sample { label: "trailing-space", needs: Needs::Lines, text: || "trailing-space: two  ".into() },
+    Sample { label: "ascii", needs: Needs::Ascii, text: ascii },
+    Sample { label: "hangul-nfc", needs: Needs::Unicode, text: || HANGUL.nfc().collect() },
+    Sample { label: "hangul-nfd", needs: Needs::Unicode, text: || HANGUL.nfd().collect() },
+    Sample { label: "emoji", needs: Needs::Unicode, text: || EMOJI.into() },
+    Sample { label: "right-to-left", needs: Needs::Unicode, text: || RIGHT_TO_LEFT.into() },
+    Sample { label: "long-line", needs: Needs::Ascii, text: long_line },
 ];
+
+/// What a protocol puts into a header of its message, where it has headers beyond ASCII (RFC 2047 encoded words, or
+/// raw UTF-8 where the server takes it): Hangul, a letter with an accent, a character beyond the BMP.
+pub const HEADER: &str = "봉수 é 🔥";
 
 const HANGUL: &str = "봉수가 올랐다 한강 넘어 서울까지";
 /// Beyond the Basic Multilingual Plane: fire, mountain, a joined sequence with skin tone, a clef, a flag.
 const EMOJI: &str = "🔥🗻👩🏽‍🚒𝄞🇰🇷";
+/// Arabic and Hebrew with Arabic digits between, and a right-to-left mark.
+const RIGHT_TO_LEFT: &str = "منارة ٢٠١٢ מגדלור\u{200f}";
 
 fn ascii() -> String {
     r##"Sphinx of black quartz, judge my vow 0123456789 !"#$%&'()*+,-./:;<=>?@[\]^_`{}~"##.into()
@@ -161,8 +184,15 @@ pub fn compose(key: &Key, identity: &Identity, carries: Carries) -> Composed {
     let mut left_out = Vec::new();
     for (bit, sample) in SAMPLES.iter().enumerate() {
         let with = layout | 1 << bit;
-        let fits = TOKEN_BYTES + section(with).len() <= carries.bytes_max;
-        if fits && (sample.ascii || carries.unicode) {
+        let section = section(with);
+        let longest = section.split('\n').map(str::len).max().unwrap_or(0);
+        let fits = TOKEN_BYTES + section.len() <= carries.bytes_max && longest <= carries.line_bytes_max;
+        let carried = match sample.needs {
+            Needs::Ascii => true,
+            Needs::Unicode => carries.unicode,
+            Needs::Lines => carries.lines,
+        };
+        if fits && carried {
             layout = with;
         } else {
             left_out.push(sample.label.to_owned());
@@ -200,29 +230,31 @@ pub fn recognise(key: &Key, check: CheckKey, payload: &[u8]) -> Seen {
 }
 
 /// The integrity section as it is sent: what follows the token.
-fn section(layout: u8) -> String {
+fn section(layout: u16) -> String {
     let between = if layout & IN_LINES != 0 { "\n" } else { BETWEEN };
     let mut section = String::new();
     for (bit, sample) in SAMPLES.iter().enumerate() {
         if layout & 1 << bit != 0 {
             section.push_str(between);
-            section.push_str(sample.label);
-            section.push_str(": ");
+            if sample.needs != Needs::Lines {
+                section.push_str(sample.label);
+                section.push_str(": ");
+            }
             section.push_str(&(sample.text)());
         }
     }
     section
 }
 
-fn fields(identity: &Identity, layout: u8, section: &str) -> [u8; FIELDS_BYTES] {
+fn fields(identity: &Identity, layout: u16, section: &str) -> [u8; FIELDS_BYTES] {
     let mut fields = [0; FIELDS_BYTES];
     fields[..8].copy_from_slice(&identity.check.0);
     fields[8..16].copy_from_slice(&identity.sequence.to_be_bytes());
     fields[16..24].copy_from_slice(&identity.sent_at.as_millis().to_be_bytes());
     fields[24..32].copy_from_slice(&identity.nonce.to_be_bytes());
-    fields[32] = layout;
-    fields[33..37].copy_from_slice(&u32::try_from(section.len()).unwrap_or(u32::MAX).to_be_bytes());
-    fields[37..45].copy_from_slice(&hash(section.as_bytes()));
+    fields[32..34].copy_from_slice(&layout.to_be_bytes());
+    fields[34..38].copy_from_slice(&u32::try_from(section.len()).unwrap_or(u32::MAX).to_be_bytes());
+    fields[38..46].copy_from_slice(&hash(section.as_bytes()));
     fields
 }
 
@@ -272,15 +304,15 @@ fn authenticated(key: &Key, token: &[u8; TOKEN_BYTES]) -> Option<[u8; FIELDS_BYT
 }
 
 fn judge(fields: &[u8; FIELDS_BYTES], arrived: &[u8]) -> Integrity {
-    let sent = section(fields[32]);
-    let known = hash(sent.as_bytes()) == fields[37..45];
+    let sent = section(u16::from_be_bytes([fields[32], fields[33]]));
+    let known = hash(sent.as_bytes()) == fields[38..46];
     let arrived = without_line_ends(arrived);
     if known {
         return compare(sent.trim_ascii(), arrived.trim_ascii());
     }
     // Made by a version with other samples: their hash still tells equal from changed.
     let whole = [b"\n".as_slice(), arrived.trim_ascii()].concat();
-    if hash(&whole) == fields[37..45] { Integrity::Equal } else { Integrity::Corrupt }
+    if hash(&whole) == fields[38..46] { Integrity::Equal } else { Integrity::Corrupt }
 }
 
 /// Line ends are the protocol's, not the message's: mail sends CRLF where the payload had LF.
@@ -387,7 +419,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: Carries = Carries { unicode: true, lines: true, bytes_max: 1 << 20 };
+    const ALL: Carries = Carries { unicode: true, lines: true, line_bytes_max: 1 << 20, bytes_max: 1 << 20 };
 
     fn key() -> Key {
         Key::new(&[7; 32])
@@ -441,13 +473,20 @@ mod tests {
 
     #[test]
     fn what_a_protocol_cannot_carry_is_left_out_and_named() {
-        let of = |unicode, lines, bytes_max| compose(&key(), &identity(1), Carries { unicode, lines, bytes_max });
-        assert_eq!(of(true, true, 1 << 20).left_out, Vec::<String>::new());
-        assert_eq!(of(false, true, 1 << 20).left_out, ["hangul-nfc", "hangul-nfd", "emoji"]);
-        assert_eq!(of(false, false, 140).left_out, ["ascii", "hangul-nfc", "hangul-nfd", "emoji", "long-line"]);
-        assert_eq!(of(true, true, 1_000).left_out, ["long-line"]);
-        assert_eq!(of(false, false, 140).payload.len(), TOKEN_BYTES);
-        assert!(!of(true, false, 1 << 20).payload.contains(&b'\n'));
+        let of = |unicode, lines, line_bytes_max, bytes_max| {
+            compose(&key(), &identity(1), Carries { unicode, lines, line_bytes_max, bytes_max })
+        };
+        let (any, unicode) = (1 << 20, ["hangul-nfc", "hangul-nfd", "emoji", "right-to-left"]);
+        assert_eq!(of(true, true, any, any).left_out, [""; 0]);
+        assert_eq!(of(false, true, any, any).left_out, unicode);
+        assert_eq!(of(true, true, 998, any).left_out, ["long-line"]);
+        assert_eq!(of(true, false, any, any).left_out, ["leading-dot", "trailing-space"]);
+        assert_eq!(of(true, true, any, 1_000).left_out, ["long-line"]);
+        let none = of(false, false, any, 140);
+        assert_eq!(none.left_out.len(), SAMPLES.len());
+        assert_eq!(none.payload.len(), TOKEN_BYTES);
+        assert!(!of(true, false, any, any).payload.contains(&b'\n'));
+        let of = |unicode, lines, bytes_max| of(unicode, lines, any, bytes_max);
         for (unicode, lines, bytes_max) in [(true, false, 1 << 20), (false, false, 140), (false, true, 300)] {
             let composed = of(unicode, lines, bytes_max);
             assert!(composed.payload.len() <= bytes_max);
@@ -480,7 +519,7 @@ mod tests {
         ) {
             let identity =
                 Identity { check: check(), sequence, sent_at: Timestamp::from_millis(sent_ms), nonce };
-            let composed = compose(&key(), &identity, Carries { unicode, lines, bytes_max });
+            let composed = compose(&key(), &identity, Carries { unicode, lines, line_bytes_max: bytes_max, bytes_max });
             prop_assert!(composed.payload.len() <= bytes_max.max(TOKEN_BYTES));
             let found = Found { identity, integrity: Integrity::Equal };
             prop_assert_eq!(recognise(&key(), check(), &composed.payload), Seen::Ours(found));

@@ -42,8 +42,10 @@ impl Fate {
 pub enum Accept {
     /// The server acknowledged it.
     Accepted,
-    /// The server refused it.
+    /// The server refused it for good.
     Rejected,
+    /// The server refused it for now: the same message may be taken later (SMTP's 4xx, greylisting).
+    Deferred,
     /// The server was not reached, or the login failed: nothing was sent.
     Unreachable,
     /// Data was sent and no acknowledgement came: it may or may not have been accepted.

@@ -22,11 +22,12 @@ use std::{pin::Pin, time::Instant};
 
 use bytes::Bytes;
 use schemars::{Schema, SchemaGenerator};
+use serde_json::Value;
 
 pub use self::wire::{Attempt, Net};
 pub use crate::delivery::Carries;
 use crate::{
-    observation::{Accept, Reason},
+    observation::{Accept, Integrity, Reason},
     options::Options,
 };
 
@@ -106,6 +107,19 @@ pub trait SendSession: Send {
     /// deadline, to tell `unreachable` from `uncertain`.
     fn message_left(&self) -> bool;
 
+    /// What the latest message did not carry, beyond what [`Carries`] leaves out: known once the server has said what
+    /// it takes (a raw header beyond ASCII, say).
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Keeps an idle session alive, and ends with why once the session is gone: closed by the server, or not answered
+    /// any more. Must be safe to drop at any time and to be asked anew. A session without a keep-alive of its own
+    /// waits forever, and its end shows at the next send.
+    fn idle<'a>(&'a mut self) -> Boxed<'a, Reason> {
+        Box::pin(std::future::pending())
+    }
+
     /// Says goodbye, as the protocol wants it.
     fn close<'a>(self: Box<Self>, cx: &'a mut Attempt) -> Boxed<'a, ()>;
 }
@@ -113,7 +127,7 @@ pub trait SendSession: Send {
 /// Why a send was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendFailure {
-    /// Rejected, unreachable or uncertain; never accepted.
+    /// Rejected, deferred, unreachable or uncertain; never accepted.
     pub accept: Accept,
     /// In words.
     pub reason: Reason,
@@ -134,19 +148,64 @@ pub trait ReceiveSession: Send {
     /// is gone. Must be safe to drop: no message may be lost by it.
     fn next<'a>(&'a mut self) -> Boxed<'a, Result<Arrival, Reason>>;
 
-    /// Removes what the latest matching messages left on the server, and says goodbye.
+    /// Takes the message with this handle ([`Arrival::handle`]) off the server; asked only for bongsu's own. It is
+    /// done while [`ReceiveSession::next`] is waited for, or by [`ReceiveSession::close`] at the latest.
+    fn discard(&mut self, handle: u64) {
+        let _ = handle;
+    }
+
+    /// Removes what was discarded and what the session itself left on the server, and says goodbye.
     fn close<'a>(self: Box<Self>) -> Boxed<'a, ()>;
 }
 
 /// A message that came in, before anybody looked whose it is.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// When its last byte was read.
+    /// When its last byte was read; of a message found in store, when it was found.
     pub at: Instant,
-    /// Its body.
+    /// Its body, as the protocol hands it to a user: transfer encodings undone, text in UTF-8.
     pub payload: Bytes,
-    /// Whether the server marked it as a stored one from earlier (MQTT's retain flag).
-    pub retained: bool,
-    /// Whether the server marked it as a repetition of its own (MQTT's DUP flag).
-    pub redelivered: bool,
+    /// What it is to the delivery.
+    pub nature: Nature,
+    /// The server's own identity of this copy, which all sessions see alike, where a message stays on the server
+    /// (folder, validity and UID of a mail). Two copies of one message are a duplicate, one copy seen twice is not.
+    /// `None` where each session is handed copies of its own.
+    pub copy: Option<u64>,
+    /// By what the session takes it off the server again; `None` where nothing stays.
+    pub handle: Option<u64>,
+    /// How the parts fared that the protocol carries beside the payload (the headers of a mail): the worst of them
+    /// and its name.
+    pub beside: Option<(Integrity, &'static str)>,
+    /// Why it does not reach its reader as it should although it arrived: `in the spam folder Junk`.
+    pub flaw: Option<String>,
+    /// What is told of it as evidence: the folder, the hops of its path.
+    pub details: Vec<(&'static str, Value)>,
+}
+
+impl Arrival {
+    /// A message just handed over, of which nothing stays on the server.
+    pub fn live(at: Instant, payload: Bytes) -> Self {
+        Self {
+            at,
+            payload,
+            nature: Nature::Message,
+            copy: None,
+            handle: None,
+            beside: None,
+            flaw: None,
+            details: Vec::new(),
+        }
+    }
+}
+
+/// What a message that came in is to a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nature {
+    /// A message that reached its reader.
+    Message,
+    /// A copy that proves nothing: one the server had retained (MQTT), one the sender kept (a folder of sent mail).
+    Kept,
+    /// The word of a server that a message could not be delivered (a bounce), in one line. Its payload names the
+    /// message it is about.
+    Bounce(String),
 }

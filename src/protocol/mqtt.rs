@@ -212,7 +212,7 @@ impl Sender for Publisher {
     }
 
     fn carries(&self) -> Carries {
-        Carries { unicode: true, lines: true, bytes_max: PAYLOAD_BYTES_MAX }
+        Carries { unicode: true, lines: true, line_bytes_max: PAYLOAD_BYTES_MAX, bytes_max: PAYLOAD_BYTES_MAX }
     }
 
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>> {
@@ -296,6 +296,16 @@ impl SendSession for Publishing {
 
     fn message_left(&self) -> bool {
         self.position.is_some_and(|position| self.session.is_written_beyond(position))
+    }
+
+    fn idle<'a>(&'a mut self) -> Boxed<'a, Reason> {
+        Box::pin(async move {
+            loop {
+                if let Err(fault) = self.session.next().await {
+                    return fault.at_delivery();
+                }
+            }
+        })
     }
 
     fn close<'a>(mut self: Box<Self>, cx: &'a mut Attempt) -> Boxed<'a, ()> {

@@ -30,7 +30,8 @@ pub(super) const DAY_MS: i64 = 86_400_000;
 const EVIDENCE_BYTES_MAX: usize = 16 * 1024;
 
 const FATES: [Fate; 6] = [Fate::Arrived, Fate::Late, Fate::Pending, Fate::Lost, Fate::Unsent, Fate::Uncertain];
-const ACCEPTS: [Accept; 4] = [Accept::Accepted, Accept::Rejected, Accept::Unreachable, Accept::Uncertain];
+const ACCEPTS: [Accept; 5] =
+    [Accept::Accepted, Accept::Rejected, Accept::Unreachable, Accept::Uncertain, Accept::Deferred];
 const INTEGRITIES: [Integrity; 5] =
     [Integrity::Equal, Integrity::Normalised, Integrity::Transcoded, Integrity::Truncated, Integrity::Corrupt];
 

@@ -50,8 +50,8 @@ struct Wire {
 
 impl Wire {
     fn deliver(&self, payload: &[u8], retained: bool) {
-        let arrival =
-            Arrival { at: clock::instant(), payload: Bytes::copy_from_slice(payload), retained, redelivered: false };
+        let nature = if retained { Nature::Kept } else { Nature::Message };
+        let arrival = Arrival { nature, ..Arrival::live(clock::instant(), Bytes::copy_from_slice(payload)) };
         self.subscribers.lock().expect("no panic").retain(|s| s.send(Ok(arrival.clone())).is_ok());
     }
 }
@@ -67,7 +67,7 @@ impl Sender for Ends {
         "memory://a".into()
     }
     fn carries(&self) -> Carries {
-        Carries { unicode: true, lines: true, bytes_max: 4096 }
+        Carries { unicode: true, lines: true, line_bytes_max: 4096, bytes_max: 4096 }
     }
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>> {
         Box::pin(async move {

@@ -109,6 +109,7 @@ fn delivery_text(d: &Delivery) -> String {
     let accept = match d.accept {
         Accept::Accepted => "accepted",
         Accept::Rejected => "rejected",
+        Accept::Deferred => "deferred",
         Accept::Unreachable => "not handed over",
         Accept::Uncertain => "acceptance uncertain",
     };

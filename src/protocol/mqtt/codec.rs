@@ -20,7 +20,7 @@ use super::Version;
 use crate::{
     delivery::ledger::FORGET_AFTER,
     observation::{Kind, one_line},
-    protocol::Arrival,
+    protocol::{Arrival, Nature},
     value::Secret,
 };
 
@@ -405,10 +405,10 @@ fn understood(packet: Packet, at: Instant) -> Heard {
     macro_rules! message {
         ($p:ident) => {
             Heard::Publish(Arrival {
-                at,
-                payload: Bytes::copy_from_slice($p.payload().as_slice()),
-                retained: $p.retain(),
-                redelivered: $p.dup(),
+                nature: if $p.retain() { Nature::Kept } else { Nature::Message },
+                // The flag tells what the server believes; whether a copy came before is seen by its tracer.
+                details: if $p.dup() { vec![("mqtt_dup", true.into())] } else { Vec::new() },
+                ..Arrival::live(at, Bytes::copy_from_slice($p.payload().as_slice()))
             })
         };
     }

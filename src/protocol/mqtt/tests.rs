@@ -10,7 +10,7 @@ use super::{
     *,
 };
 use crate::protocol::{
-    Net,
+    Nature, Net,
     wire::{Family, NetOptions},
 };
 
@@ -124,11 +124,11 @@ fn messages_carry_their_flags() {
     let flags: Vec<_> = heard
         .iter()
         .map(|h| match h {
-            Heard::Publish(a) => (a.payload.to_vec(), a.retained, a.redelivered),
+            Heard::Publish(a) => (a.payload.to_vec(), a.nature.clone(), a.details.len()),
             other => panic!("{other:?}"),
         })
         .collect();
-    assert_eq!(flags, [(b"hi".to_vec(), true, true), (b"x".to_vec(), false, false)]);
+    assert_eq!(flags, [(b"hi".to_vec(), Nature::Kept, 1), (b"x".to_vec(), Nature::Message, 0)]);
     assert_eq!(&codec.out()[..], [0x40, 2, 0, 7], "the QoS 1 message is acknowledged");
 }
 

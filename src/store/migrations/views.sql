@@ -87,7 +87,8 @@ SELECT
     json_extract(e.json, '$.address') AS address,
     CASE d.fate WHEN 0 THEN 'arrived' WHEN 1 THEN 'late' WHEN 2 THEN 'pending' WHEN 3 THEN 'lost'
         WHEN 4 THEN 'unsent' WHEN 5 THEN 'uncertain' END AS fate,
-    CASE d.accept WHEN 0 THEN 'accepted' WHEN 1 THEN 'rejected' WHEN 2 THEN 'unreachable' WHEN 3 THEN 'uncertain' END AS accept,
+    CASE d.accept WHEN 0 THEN 'accepted' WHEN 1 THEN 'rejected' WHEN 2 THEN 'unreachable' WHEN 3 THEN 'uncertain'
+        WHEN 4 THEN 'deferred' END AS accept,
     d.accept_us / 1000.0 AS accept_ms,
     d.sequence,
     d.duplicates,
