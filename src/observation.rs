@@ -11,7 +11,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::delivery::{Accept, Delivery, Fate, Integrity};
+pub use self::delivery::{Accept, Delivery, Fate, Fates, Flight, Integrity, Login, Reconnection};
 use crate::value::{CheckName, Timestamp};
 
 /// Longest text of a [`Reason`] in characters: a mail subject, a journal line and a table cell hold it.
@@ -26,7 +26,8 @@ pub const DETAILS_MAX: usize = 24;
 pub enum Outcome {
     /// It worked within its objective.
     Ok,
-    /// It worked, but later than its objective.
+    /// It worked, but not as promised: later than its objective, or with a flaw that the reason names (in the spam
+    /// folder; some messages of a burst missing; new logins refused while kept sessions work).
     Slow,
     /// It did not work, and the fault lies with the target or the way to it.
     Failed,
@@ -194,6 +195,8 @@ pub enum Kind {
     Uncertain,
     /// It worked, but later than its objective. Makes the outcome `slow`.
     Slow,
+    /// A message reached its reader where they do not look: in the spam folder. Makes the outcome `slow`.
+    Misplaced,
     /// The fault is the agent's own: no descriptors, a dead resolver, a bug. Makes the outcome `unknown`.
     Own,
 }
@@ -221,6 +224,7 @@ impl Kind {
             Self::Duplicate => "duplicate",
             Self::Uncertain => "uncertain",
             Self::Slow => "slow",
+            Self::Misplaced => "misplaced",
             Self::Own => "own",
         }
     }
@@ -400,6 +404,8 @@ pub struct Correction {
     pub delivery: Delivery,
     /// Why, in the words of a reason; `None` when nothing is wrong any more.
     pub reason: Option<Reason>,
+    /// Further evidence that came with it (the path of a late mail), by name.
+    pub details: Map<String, Value>,
 }
 
 #[cfg(test)]
@@ -447,16 +453,10 @@ mod tests {
             assert_eq!(json!(p), json!(p.as_str()));
         }
         let d = Delivery {
-            fate: Fate::Late,
-            accept: Accept::Accepted,
-            accept_ms: None,
             latency_ms: Some(Duration::from_millis(1500)),
-            sequence: 3,
             duplicates: 1,
-            foreign: 0,
-            reordered: false,
             integrity: Some(Integrity::Equal),
-            left_out: vec![],
+            ..Delivery::new(Fate::Late, Accept::Accepted, 3)
         };
         let back: Delivery = serde_json::from_value(json!(d)).expect("round trip");
         assert_eq!(back, d);

@@ -5,6 +5,7 @@
 //! value is refused with the same words wherever it stands.
 
 mod secret;
+mod switch;
 
 use std::{
     borrow::Cow,
@@ -19,7 +20,10 @@ use std::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-pub use self::secret::{Masker, Secret};
+pub use self::{
+    secret::{Masker, Secret},
+    switch::Switch,
+};
 
 /// Labels of a check or an incident, in a stable order.
 pub type Labels = BTreeMap<String, String>;

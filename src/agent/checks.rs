@@ -14,11 +14,13 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::heart::{self, Job, Reply};
 use crate::{
-    check::{Check, Context},
+    check::{Check, Context, Journal, Lane, Past},
     clock,
     decide::Event,
+    delivery::Key,
     detect::Pace,
-    protocol::Net,
+    observation::Flight,
+    protocol::{Boxed, Net},
     schedule::Schedule,
     telemetry::Telemetry,
     value::{CheckName, Timestamp},
@@ -42,6 +44,9 @@ const PACE_MAX: Duration = Duration::from_secs(2);
 
 /// Pause after a bug in a check's own task, so that it is no tight loop.
 const BUG_PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest goodbye of a check that is asked no more; half of what a stop may take altogether.
+const CLOSE_MAX: Duration = Duration::from_millis(2_500);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
 const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
@@ -105,6 +110,24 @@ impl Due {
     }
 }
 
+/// Writes down what a check is about to send.
+struct Written {
+    check: CheckName,
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Journal for Written {
+    fn sending<'a>(&'a self, flights: Vec<Flight>) -> Boxed<'a, Result<(), String>> {
+        Box::pin(async move {
+            let event = Event::Sending { check: self.check.clone(), flights };
+            match heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
 /// What a check's task works with.
 pub(crate) struct Runner {
     pub(crate) check: Arc<Check>,
@@ -115,8 +138,51 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet.
+    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet, and what
+    /// it sent is known to the store. Sessions that are kept are ended.
     pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
+        let begun = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => false,
+            () = self.resume() => true,
+        };
+        if begun {
+            self.ask_until(first, &mut stop).await;
+        }
+        if tokio::time::timeout(CLOSE_MAX, self.check.ask.close()).await.is_err() {
+            tracing::debug!(check = %self.check.name, "its sessions did not end in time");
+        }
+    }
+
+    /// Takes up what an earlier run left of the check: what it had sent and not told is told, as pending.
+    async fn resume(&self) {
+        if !self.check.ask.sends() {
+            return;
+        }
+        let name = self.check.name.clone();
+        let resumed = match heart::ask(&self.jobs, |reply| Job::Resume { check: name, reply }).await {
+            Ok(Reply::Resumed(Ok(resumed))) => resumed,
+            Ok(Reply::Resumed(Err(error))) => {
+                tracing::error!(check = %self.check.name, error, "what it goes on from cannot be read; it starts anew");
+                return;
+            }
+            Ok(_) | Err(_) => return,
+        };
+        let journal = Arc::new(Written { check: self.check.name.clone(), jobs: self.jobs.clone() });
+        let past = Past {
+            key: Key::new(&resumed.key),
+            sequence: resumed.sequence,
+            flights: resumed.flights,
+            journal: Some(journal),
+            lane: Lane::default(),
+        };
+        for observation in self.check.ask.resume(past).await {
+            let event = Event::Observed { check: self.check.name.clone(), observation };
+            let _ = self.tell(event).await;
+        }
+    }
+
+    async fn ask_until(&self, first: Timestamp, stop: &mut watch::Receiver<bool>) {
         let mut due = Due::new(first);
         // The first attempt may come shortly before the check's regular time, which is then passed over once.
         let mut second = self.check.schedule.second(&self.check.name, first);

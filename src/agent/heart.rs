@@ -25,7 +25,7 @@ use crate::{
     clock,
     decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
     detect::{Pace, State},
-    store::{Keep, StoreError, Watched, Writer},
+    store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
     web::control::{CheckStatus, LastSeen},
@@ -54,6 +54,8 @@ pub(crate) enum Job {
     Reconfigure { setup: Setup, reply: oneshot::Sender<Reply> },
     /// How all checks stand.
     Status { reply: oneshot::Sender<Reply> },
+    /// What a check that begins to be asked goes on from.
+    Resume { check: CheckName, reply: oneshot::Sender<Reply> },
     /// Time for the store's upkeep.
     Maintain,
 }
@@ -84,6 +86,8 @@ pub(crate) enum Reply {
     Refused(Refused),
     /// How all checks stand.
     Status(Vec<CheckStatus>),
+    /// What a check goes on from; an error when the store cannot tell.
+    Resumed(Result<Resumed, String>),
 }
 
 /// The core does not answer any more.
@@ -291,6 +295,11 @@ impl Beating {
                 }
                 Job::Status { reply } => {
                     let _ = reply.send(Reply::Status(self.status()));
+                }
+                Job::Resume { check, reply } => {
+                    // What this group holds of the check is part of it.
+                    self.write(&std::mem::take(&mut commits), stop)?;
+                    let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
                 }
                 Job::Maintain => maintain = true,
             }

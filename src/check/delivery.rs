@@ -1,15 +1,21 @@
 //! The kind `delivery`: send a message, and see whether, when and how it arrives.
 //!
-//! One attempt, in order: a new receiving session is opened (a message sent before somebody listens proves nothing),
-//! then a sending session; one tracer is sent, and from then on arrivals are read while the acknowledgement and the
-//! arrival are waited for. The attempt ends with the arrival, at the horizon (`lost_after`), or when the check is next
-//! due; what is then still pending gets its fate by [`Ask::afterwards`].
+//! One attempt, in order: a receiving session listens (a message sent before somebody listens proves nothing), then a
+//! sending session is open; one tracer is sent, or `burst` of them one after the other, and from then on arrivals are
+//! read while acknowledgements and arrivals are waited for. The attempt ends when all have arrived, at the horizon
+//! (`lost_after`), or when the check is next due; what is then still pending gets its fate by [`Ask::afterwards`].
 //!
-//! The receiving session of an attempt lingers after it, so that late and further copies are seen; the next attempt
-//! reads it out and closes it once its own is open.
+//! With `sessions: fresh`, both sides log in anew for each attempt; the receiving session lingers after it, so that
+//! late and further copies are seen, and the next attempt reads it out and closes it once its own is open. With
+//! `sessions: kept`, both stay open; one that broke is opened anew and that is told as a reconnection; and every
+//! `login_every` a login is made for its own sake, so that refused logins are told apart from a broken delivery.
 //!
 //! Retained, old and forged messages, and those of strangers, never count as an arrival. Duplicates, foreign messages
 //! and inversions are facts of the observation and never fail it.
+//!
+//! What is about to be sent is in the store before it is sent, where there is one: after a crash, messages in flight
+//! get their fate, and their copies are known for the check's own and taken off the server. Nothing else is ever taken
+//! off it.
 //!
 //! ```yaml
 //! - name: round-trip
@@ -21,25 +27,24 @@
 //! ```
 
 mod options;
+mod sessions;
 
 use std::{
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
 use tokio::sync::Mutex;
 
-use self::options::Resolved;
-pub use self::options::{LOST_AFTER, SLOW};
-use super::{Answer, Ask, CheckKind, Context, Families, Settings, fenced, panicked};
+pub use self::options::{LOST_AFTER, Manner, SLOW};
+use self::{options::Resolved, sessions::State};
+use super::{Answer, Ask, CheckKind, Context, Families, Past, Settings, fenced, panicked};
 use crate::{
     clock,
-    delivery::{CheckKey, Identity, Key, Ledger, Seen, Terms, ledger::Sending, tracer},
-    observation::{Accept, Correction, Kind, Phase, Reason, Side},
-    protocol::{Arrival, Attempt, Boxed, Nature, ReceiveSession, Receiver, SendSession, Sender, wire::Family},
-    value::{CheckName, Masker},
+    delivery::{CheckKey, Identity, Key, Ledger, Terms, ledger::Sending, ledger::Verdict, tracer},
+    observation::{Accept, Correction, Flight, Kind, Login, Observation, Phase, Reason, Side},
+    protocol::{Attempt, Boxed, Receiver, SendSession, Sender, wire::Family},
+    value::{CheckName, Timestamp},
 };
 
 /// The entry of the registry.
@@ -56,73 +61,41 @@ pub static DELIVERY: CheckKind = CheckKind {
 ",
     schema: options::schema,
     build: |options, name, settings| {
-        let Resolved { sender, receiver, objective, horizon } = options::read(options, settings)?;
-        Some(Arc::new(DeliveryAsk::new(name.clone(), sender, receiver, objective, horizon)))
+        let Resolved { sender, receiver, manner } = options::read(options, settings)?;
+        Some(Arc::new(DeliveryAsk::new(name.clone(), sender, receiver, manner)))
     },
 };
 
 /// Longest wait for a session's goodbye: it says nothing about the delivery any more.
-const CLOSE_MAX: Duration = Duration::from_secs(1);
+const CLOSE_MAX: Duration = Duration::from_secs(2);
 
-/// How long a receiving session lingers for further copies once nothing is outstanding; then it is closed politely,
-/// instead of being held at the server until the next attempt.
-const LINGER: Duration = Duration::from_secs(5);
+/// Longest wait until what is about to be sent is in the store. A store that hangs must not stop the monitoring; then
+/// only a crash at this moment would leave a message that nobody knows.
+const JOURNAL_MAX: Duration = Duration::from_secs(2);
 
-/// Longest wait between two looks at the ledger while only losses are outstanding.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// Most messages read at once without waiting: a flooded topic must not hold up an attempt.
-const DRAIN_MAX: usize = 1_000;
+/// Within how many timeouts all messages of a burst are handed over; what is not sent by then is left out.
+const BURST_TIMEOUTS: u32 = 2;
 
 /// Asks whether messages get through.
 pub struct DeliveryAsk {
     name: CheckName,
     sender: Box<dyn Sender>,
     receiver: Box<dyn Receiver>,
-    objective: Duration,
-    horizon: Duration,
-    key: Key,
-    check: CheckKey,
+    manner: Manner,
     state: Mutex<State>,
 }
 
-/// What is kept between attempts.
-struct State {
-    ledger: Ledger,
-    sequence: u64,
-    sessions: u64,
-    listening: Option<Listening>,
-    /// Why the latest receiving session is gone.
-    broken: Option<Reason>,
-    masker: Masker,
-}
-
-struct Listening {
-    id: u64,
-    session: Box<dyn ReceiveSession>,
-}
-
-/// What an attempt came to once something could be sent.
+/// When the waiting of an attempt ended.
 struct Sent {
-    sequence: u64,
     ended: Instant,
 }
 
 impl DeliveryAsk {
     /// A delivery from this sender to this receiver.
-    pub fn new(
-        name: CheckName,
-        sender: Box<dyn Sender>,
-        receiver: Box<dyn Receiver>,
-        objective: Duration,
-        horizon: Duration,
-    ) -> Self {
+    pub fn new(name: CheckName, sender: Box<dyn Sender>, receiver: Box<dyn Receiver>, manner: Manner) -> Self {
         let key = Key::new(&clock::random_bytes());
-        let check = CheckKey::new(&key, &name);
-        let ledger = Ledger::new(Terms { objective, horizon, sender: sender.target() });
-        let state =
-            State { ledger, sequence: 0, sessions: 0, listening: None, broken: None, masker: Masker::default() };
-        Self { name, sender, receiver, objective, horizon, key, check, state: Mutex::new(state) }
+        let state = Mutex::new(State::new(key, &name, terms(sender.as_ref(), &manner)));
+        Self { name, sender, receiver, manner, state }
     }
 
     // -----------------------------------------------------------------------------------------------------------
@@ -136,78 +109,111 @@ impl DeliveryAsk {
             let gone = state.broken.clone().unwrap_or_else(|| cx.fail(Kind::Closed, "closed"));
             return Err(on_side("receiving side", &gone));
         }
-        state.sequence += 1;
-        let sequence = state.sequence;
-        let identity = Identity { check: self.check, sequence, sent_at: clock::now(), nonce: clock::random_seed() };
-        let composed = tracer::compose(&self.key, &identity, self.sender.carries());
-        let at = clock::instant();
-        state.ledger.sent(Sending { identity, observed_at: context.at, at, left_out: composed.left_out });
+        let identities = self.identities(state);
+        self.write_down(state, cx, &identities, context.at).await;
         let mut session = match opened {
             Ok(session) => session,
-            Err(reason) => {
-                let reason = on_side("sending side", &reason);
-                state.ledger.answered(sequence, Accept::Unreachable, at, Some(reason));
-                return Ok(Sent { sequence, ended: clock::instant() });
-            }
+            Err(reason) => return Ok(self.unreachable(state, identities[0], context.at, &reason)),
         };
-        let accept = self.send(state, cx, timeout, session.as_mut(), sequence, &composed.payload).await;
-        let mut aside = Attempt::new(context.net.clone(), cx.family(), context.at, at, false);
-        // One that did not answer in time is not waited for again.
+        let begun = clock::instant();
+        let (kept, waits) = self.send_all(state, cx, context, session.as_mut(), &identities).await;
+        let mut aside = Attempt::new(context.net.clone(), cx.family(), context.at, begun, false);
         let goodbye = async {
-            if accept != Accept::Uncertain {
+            if kept && self.manner.kept {
+                return Some(session);
+            }
+            // One that did not answer in time is not waited for again.
+            if kept {
                 let _ = tokio::time::timeout(CLOSE_MAX, session.close(&mut aside)).await;
             }
+            None
         };
-        if matches!(accept, Accept::Rejected | Accept::Deferred | Accept::Unreachable) {
+        if !waits {
             let ended = clock::instant();
-            self.alongside(state, goodbye).await;
-            return Ok(Sent { sequence, ended });
+            state.sending = self.alongside(state, goodbye).await;
+            return Ok(Sent { ended });
         }
-        let next_due = context.wait_max.map(|wait| (at + self.objective).max(cx.started() + wait));
-        let until = (at + self.horizon).min(next_due.unwrap_or(at + self.horizon));
-        let ((), ended) = tokio::join!(goodbye, self.wait(state, cx, sequence, until));
-        Ok(Sent { sequence, ended })
+        let until = self.wait_until(begun, cx.started(), context.wait_max);
+        let (session, ended) = tokio::join!(goodbye, self.wait(state, cx, context.at, until));
+        state.sending = session;
+        Ok(Sent { ended })
     }
 
-    /// Opens the new receiving session while the old one is read out; gives the old one back to be closed.
-    async fn listen(
-        &self,
-        state: &mut State,
-        cx: &mut Attempt,
-        timeout: Duration,
-    ) -> Result<Option<Listening>, Reason> {
-        cx.side(Some(Side::Receive));
-        let deadline = clock::instant() + timeout;
-        cx.set_deadline(deadline);
-        let opening = tokio::time::timeout_at(deadline.into(), self.receiver.open(cx));
-        let opened = self.alongside(state, opening).await;
-        let session = match opened {
-            Ok(opened) => opened?,
-            Err(_) => return Err(cx.overdue(timeout)),
+    /// Until when an attempt waits: for the horizon, or until the check is next due. Fresh sessions wait for the
+    /// objective in any case; kept ones see the arrival also while the next attempt is made.
+    fn wait_until(&self, sent: Instant, started: Instant, wait_max: Option<Duration>) -> Instant {
+        let horizon = sent + self.manner.horizon;
+        let Some(wait) = wait_max else { return horizon };
+        let due = started + wait;
+        horizon.min(if self.manner.kept { due } else { due.max(sent + self.manner.objective) })
+    }
+
+    /// Who the messages of an attempt are.
+    fn identities(&self, state: &mut State) -> Vec<Identity> {
+        let sent_at = clock::now();
+        (0..self.manner.burst)
+            .map(|_| {
+                state.sequence = state.lane.after(state.sequence);
+                Identity { check: state.check, sequence: state.sequence, sent_at, nonce: clock::random_seed() }
+            })
+            .collect()
+    }
+
+    /// Nothing is sent before the store knows of it, so that nothing is unknown after a crash.
+    async fn write_down(&self, state: &mut State, cx: &mut Attempt, identities: &[Identity], observed_at: Timestamp) {
+        let Some(journal) = state.journal.clone() else { return };
+        let flight = |i: &Identity| Flight {
+            sequence: i.sequence,
+            nonce: i.nonce,
+            sent_at: i.sent_at,
+            observed_at,
+            answer: None,
+            booked: false,
         };
-        self.drain(state).await;
-        state.sessions += 1;
-        let new = Listening { id: state.sessions, session };
-        Ok(state.listening.replace(new))
+        let writing = tokio::time::timeout(JOURNAL_MAX, journal.sending(identities.iter().map(flight).collect()));
+        if !matches!(self.alongside(state, writing).await, Ok(Ok(()))) {
+            cx.detail("not_stored_before_sending", true);
+        }
     }
 
-    /// Opens the sending session while the old receiving one is closed.
-    async fn open_sender(
+    /// The one message that is on the account of a sending side that cannot be reached.
+    fn unreachable(&self, state: &mut State, identity: Identity, observed_at: Timestamp, reason: &Reason) -> Sent {
+        let at = clock::instant();
+        state.ledger.sent(Sending { identity, observed_at, at });
+        let reason = on_side("sending side", reason);
+        state.ledger.answered(identity.sequence, Accept::Unreachable, at, Some(reason));
+        Sent { ended: clock::instant() }
+    }
+
+    /// Sends all messages; tells whether the session is still good, and whether there is anything to wait for.
+    async fn send_all(
         &self,
         state: &mut State,
         cx: &mut Attempt,
-        timeout: Duration,
-        old: Option<Listening>,
-    ) -> Result<Box<dyn SendSession>, Reason> {
-        cx.side(Some(Side::Send));
-        let deadline = clock::instant() + timeout;
-        cx.set_deadline(deadline);
-        let opening = tokio::time::timeout_at(deadline.into(), self.sender.open(cx));
-        let (opened, ()) = self.alongside(state, async { tokio::join!(opening, closed(old)) }).await;
-        match opened {
-            Ok(opened) => opened,
-            Err(_) => Err(cx.overdue(timeout)),
+        context: &Context,
+        session: &mut dyn SendSession,
+        identities: &[Identity],
+    ) -> (bool, bool) {
+        let timeout = context.settings.timeout;
+        let until = clock::instant() + timeout * BURST_TIMEOUTS;
+        let mut waits = false;
+        for (n, identity) in identities.iter().enumerate() {
+            if n > 0 && clock::instant() >= until {
+                cx.detail("burst_cut_after", n);
+                break;
+            }
+            let composed = tracer::compose(&state.key, identity, self.sender.carries());
+            let at = clock::instant();
+            state.ledger.sent(Sending { identity: *identity, observed_at: context.at, at });
+            state.ledger.left_out(context.at, composed.left_out);
+            let accept = self.send(state, cx, timeout, session, identity.sequence, &composed.payload).await;
+            state.ledger.left_out(context.at, session.left_out());
+            waits |= matches!(accept, Accept::Accepted | Accept::Uncertain);
+            if matches!(accept, Accept::Uncertain | Accept::Unreachable) {
+                return (false, waits);
+            }
         }
+        (true, waits)
     }
 
     async fn send(
@@ -220,6 +226,7 @@ impl DeliveryAsk {
         payload: &[u8],
     ) -> Accept {
         let deadline = clock::instant() + timeout;
+        cx.side(Some(Side::Send));
         cx.set_deadline(deadline);
         let sending = tokio::time::timeout_at(deadline.into(), session.send(cx, payload));
         let sent = self.alongside(state, sending).await;
@@ -232,17 +239,20 @@ impl DeliveryAsk {
             Err(_) => (Accept::Unreachable, Some(cx.overdue(timeout))),
         };
         let reason = reason.map(|reason| on_side("sending side", &reason));
+        if matches!(accept, Accept::Uncertain | Accept::Unreachable) {
+            state.sending_broke = reason.as_ref().map(|r| r.text.clone());
+        }
         state.ledger.answered(sequence, accept, at, reason);
         accept
     }
 
-    /// Waits for the message, at most until then; tells when the wait ended.
-    async fn wait(&self, state: &mut State, cx: &mut Attempt, sequence: u64, until: Instant) -> Instant {
-        if !state.ledger.has_arrived(sequence) {
+    /// Waits for the messages, at most until then; tells when the wait ended.
+    async fn wait(&self, state: &mut State, cx: &mut Attempt, observed_at: Timestamp, until: Instant) -> Instant {
+        if !state.ledger.is_settled(observed_at) {
             cx.side(Some(Side::Receive));
             cx.phase(Phase::Deliver);
             let arrival = async {
-                while state.listening.is_some() && !state.ledger.has_arrived(sequence) {
+                while state.listening.is_some() && !state.ledger.is_settled(observed_at) {
                     self.hear(state).await;
                 }
             };
@@ -255,89 +265,53 @@ impl DeliveryAsk {
         ended
     }
 
-    // -----------------------------------------------------------------------------------------------------------
-    // Listening
-
-    /// Runs a future to its end while whoever listens is heard.
-    async fn alongside<T>(&self, state: &mut State, future: impl Future<Output = T>) -> T {
-        let mut future = pin!(future);
-        loop {
-            tokio::select! {
-                biased;
-                done = &mut future => return done,
-                () = self.hear(state) => {}
-            }
+    /// The verdict on what was sent, with what was seen of the sessions beside it.
+    async fn book(&self, state: &mut State, cx: &mut Attempt, context: &Context, ended: Instant) -> Option<Verdict> {
+        let login: Option<Login> = self.log_in(state, context, ended).await;
+        let reconnections = std::mem::take(&mut state.reconnections);
+        state.ledger.sessions(context.at, login, reconnections);
+        let (verdict, details) = state.ledger.book(context.at, ended)?;
+        for (name, value) in &details {
+            cx.detail(name, value.clone());
         }
+        Some(verdict)
     }
 
-    /// Hears one message, or that the session is gone. Waits forever when nobody listens.
-    async fn hear(&self, state: &mut State) {
-        let Some(listening) = &mut state.listening else { return std::future::pending().await };
-        match listening.session.next().await {
-            Ok(arrival) => {
-                let session = listening.id;
-                self.take(state, session, &arrival);
+    async fn attempt_with(&self, state: &mut State, context: Context) -> Answer {
+        state.masker = context.net.masker.clone();
+        let family = match context.settings.ip {
+            Families::Any | Families::Both => Family::Any,
+            Families::Ipv4 => Family::V4,
+            Families::Ipv6 => Family::V6,
+        };
+        let started = clock::instant();
+        let mut cx = Attempt::new(context.net.clone(), family, context.at, started, context.explain);
+        let asked = async {
+            let sent = self.exchange(state, &mut cx, &context).await;
+            match sent {
+                Ok(Sent { ended }) => (Ok(self.book(state, &mut cx, &context, ended).await), ended),
+                Err(reason) => (Err(reason), clock::instant()),
             }
-            Err(reason) => {
-                let text = state.masker.mask(&reason.text);
-                let reason = on_side("receiving side", &Reason::new(Phase::Deliver, reason.kind, text));
-                state.ledger.blind(clock::instant(), &reason);
-                state.broken = Some(reason);
-                state.listening = None;
-            }
+        };
+        let (verdict, ended) = match fenced(&self.name, asked).await {
+            Ok(answer) => answer,
+            Err(text) => (Err(panicked(&cx, &text)), clock::instant()),
+        };
+        let said = match &verdict {
+            Ok(verdict) => verdict.as_ref().and_then(|v| v.reason.clone()).map_or(Ok(()), Err),
+            Err(reason) => Err(reason.clone()),
+        };
+        let (mut observation, transcript) = cx.finish(said, ended, None);
+        if let Ok(Some(verdict)) = verdict {
+            observation.outcome = verdict.outcome;
+            observation.delivery = Some(verdict.delivery);
         }
-    }
-
-    /// Hears what has already come, without waiting.
-    async fn drain(&self, state: &mut State) {
-        for _ in 0..DRAIN_MAX {
-            if self.hear(state).now_or_never().is_none() {
-                return;
-            }
-        }
-    }
-
-    fn take(&self, state: &mut State, session: u64, arrival: &Arrival) {
-        // The server says that it had this in store: it is not what was just sent, whoever made it.
-        if arrival.nature != Nature::Message {
-            state.ledger.foreign();
-            return;
-        }
-        match tracer::recognise(&self.key, self.check, &arrival.payload) {
-            Seen::Ours(found) => {
-                state.ledger.arrived(session, &found.identity, found.integrity, arrival.at);
-            }
-            Seen::OtherCheck | Seen::Unproven | Seen::Stranger => state.ledger.foreign(),
-        }
-    }
-
-    async fn next_correction(&self, state: &mut State) -> Option<Correction> {
-        let linger_until = clock::instant() + LINGER;
-        loop {
-            let now = clock::instant();
-            if let Some(correction) = state.ledger.poll(now) {
-                return Some(correction);
-            }
-            let horizon = state.ledger.next_horizon(now);
-            let until = match (&state.listening, horizon) {
-                (None, None) => return None,
-                (_, Some(horizon)) => horizon,
-                (Some(_), None) if state.ledger.is_outstanding(now) => now + LOOK_EVERY,
-                (Some(_), None) if now < linger_until => linger_until,
-                (Some(_), None) => {
-                    closed(state.listening.take()).await;
-                    return None;
-                }
-            };
-            let _ = tokio::time::timeout_at(until.into(), self.hear(state)).await;
-        }
+        Answer { observation, transcript }
     }
 }
 
-async fn closed(old: Option<Listening>) {
-    if let Some(old) = old {
-        let _ = tokio::time::timeout(CLOSE_MAX, old.session.close()).await;
-    }
+fn terms(sender: &dyn Sender, manner: &Manner) -> Terms {
+    Terms { objective: manner.objective, horizon: manner.horizon, sender: sender.target() }
 }
 
 /// A reason that says which session it is about; said once.
@@ -359,39 +333,14 @@ impl Ask for DeliveryAsk {
     }
 
     fn deadline(&self, settings: &Settings) -> Duration {
-        // Both openings, the send, the wait, and a goodbye on each side.
-        settings.timeout * 3 + self.horizon + CLOSE_MAX * 2
+        // Both openings, the sends, the wait, a login for its own sake, and the goodbyes of it all.
+        settings.timeout * (3 + BURST_TIMEOUTS + 1) + self.manner.horizon + CLOSE_MAX * 4 + JOURNAL_MAX
     }
 
     fn attempt<'a>(&'a self, context: Context) -> Boxed<'a, Answer> {
         Box::pin(async move {
             let mut state = self.state.lock().await;
-            state.masker = context.net.masker.clone();
-            let family = match context.settings.ip {
-                Families::Any | Families::Both => Family::Any,
-                Families::Ipv4 => Family::V4,
-                Families::Ipv6 => Family::V6,
-            };
-            let started = clock::instant();
-            let mut cx = Attempt::new(context.net.clone(), family, context.at, started, context.explain);
-            let sent = match fenced(&self.name, self.exchange(&mut state, &mut cx, &context)).await {
-                Ok(sent) => sent,
-                Err(text) => Err(panicked(&cx, &text)),
-            };
-            let (verdict, ended) = match sent {
-                Ok(sent) => (Ok(state.ledger.book(sent.sequence, sent.ended)), sent.ended),
-                Err(reason) => (Err(reason), clock::instant()),
-            };
-            let said = match &verdict {
-                Ok(verdict) => verdict.as_ref().and_then(|v| v.reason.clone()).map_or(Ok(()), Err),
-                Err(reason) => Err(reason.clone()),
-            };
-            let (mut observation, transcript) = cx.finish(said, ended, None);
-            if let Ok(Some(verdict)) = verdict {
-                observation.outcome = verdict.outcome;
-                observation.delivery = Some(verdict.delivery);
-            }
-            Answer { observation, transcript }
+            self.attempt_with(&mut state, context).await
         })
     }
 
@@ -406,6 +355,36 @@ impl Ask for DeliveryAsk {
                     None
                 }
             }
+        })
+    }
+
+    fn sends(&self) -> bool {
+        true
+    }
+
+    fn resume<'a>(&'a self, past: Past) -> Boxed<'a, Vec<Observation>> {
+        Box::pin(async move {
+            let mut state = self.state.lock().await;
+            let why =
+                Reason::new(Phase::Deliver, Kind::Own, "the agent was restarted while the message was on its way");
+            let check = CheckKey::new(&past.key, &self.name);
+            state.ledger = Ledger::new(check, terms(self.sender.as_ref(), &self.manner));
+            let untold = state.ledger.resume(&past.flights, clock::now(), clock::instant(), &why);
+            (state.key, state.check, state.journal, state.lane) = (past.key, check, past.journal, past.lane);
+            state.sequence = past.sequence;
+            let told = |(at, verdict): (Timestamp, Verdict)| {
+                let mut observation = Observation::new(at, verdict.outcome, Duration::ZERO);
+                (observation.reason, observation.delivery) = (verdict.reason, Some(verdict.delivery));
+                observation
+            };
+            untold.into_iter().map(told).collect()
+        })
+    }
+
+    fn close<'a>(&'a self) -> Boxed<'a, ()> {
+        Box::pin(async move {
+            let mut state = self.state.lock().await;
+            let _ = fenced(&self.name, self.close_all(&mut state)).await;
         })
     }
 }

@@ -12,8 +12,9 @@ use futures_util::FutureExt;
 use schemars::{Schema, SchemaGenerator};
 
 use crate::{
+    delivery::Key,
     detect::Thresholds,
-    observation::{Correction, Kind, Observation, Reason},
+    observation::{Correction, Flight, Kind, Observation, Reason},
     options::{Options, Problem, suggestion},
     protocol::{self, Attempt, Boxed, Net, PROTOCOLS, wire::Line},
     schedule::Schedule,
@@ -113,6 +114,68 @@ pub trait Ask: Send + Sync {
     /// What comes to light after the verdict, one correction at a time; `None` when nothing is outstanding. The
     /// caller drops it when the next attempt is due.
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>>;
+
+    /// Whether it sends messages, of which an earlier run may have left some: then [`Ask::resume`] is asked first.
+    fn sends(&self) -> bool {
+        false
+    }
+
+    /// Takes up what an earlier run left; asked once, before the first attempt. Returns observations of attempts that
+    /// the end of that run cut off, oldest first: what was sent and never told.
+    fn resume<'a>(&'a self, past: Past) -> Boxed<'a, Vec<Observation>> {
+        let _ = past;
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
+    /// Ends sessions that are kept, and takes what is our own off the servers; asked once nothing is asked any more.
+    /// Bounded by itself.
+    fn close<'a>(&'a self) -> Boxed<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// What an earlier run of the agent left of a check.
+pub struct Past {
+    /// By what the check's messages are known for its own.
+    pub key: Key,
+    /// The highest sequence used.
+    pub sequence: u64,
+    /// Messages whose fate is open.
+    pub flights: Vec<Flight>,
+    /// Where messages are written down before they are sent; `None` where nothing is kept.
+    pub journal: Option<Arc<dyn Journal>>,
+    /// Which sequences to use.
+    pub lane: Lane,
+}
+
+/// Where a check writes down what must outlive a crash of the agent.
+pub trait Journal: Send + Sync {
+    /// Returns once these messages are stored, or with why they are not. Safe to drop.
+    fn sending<'a>(&'a self, flights: Vec<Flight>) -> Boxed<'a, Result<(), String>>;
+}
+
+/// Which sequences one of several askers of the same check uses: those that leave `index` when divided by `of`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// Below `of`.
+    pub index: u64,
+    /// How many share the sequences; at least 1.
+    pub of: u64,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self { index: 0, of: 1 }
+    }
+}
+
+impl Lane {
+    /// The lowest sequence of this lane beyond `sequence`.
+    pub fn after(self, sequence: u64) -> u64 {
+        let next = sequence.wrapping_add(1);
+        let of = self.of.max(1);
+        next.wrapping_add((self.index + of - next % of) % of)
+    }
 }
 
 /// A kind of check other than a plain probe.

@@ -14,12 +14,14 @@ use super::{
     },
 };
 use crate::{
-    check::{self, Answer, Ask, Families, Settings},
+    check::{self, Answer, Ask, Families, Lane, Past, Settings},
     clock,
     config::{Config, Environment, OsEnvironment},
+    delivery::Key,
     observation::Outcome,
     options::suggestion,
     protocol::Net,
+    store::Reader,
     value::{CheckName, Name, Secret, TimeSpan},
 };
 
@@ -107,11 +109,12 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         one |= single && names.iter().all(|n| config.checks.iter().any(|c| c.name.as_str() == n.as_str()));
         targets.extend(from_config(&config, &names, args.all, timeout, args.ip)?);
     }
+    let key = if targets.iter().any(|t| t.ask.sends()) { tracer_key(cx) } else { None };
     // As the daemon does: the time this takes is not the first attempt's.
     let nets: Vec<Arc<Net>> = targets.iter().map(|t| t.net.clone()).collect();
     let _ = tokio::task::spawn_blocking(move || nets.iter().for_each(|net| net.warm())).await;
     let begun = clock::instant();
-    let answers = ask_all(&targets, &args, cx).await;
+    let answers = ask_all(&targets, &args, key, cx).await;
     let took = clock::instant().saturating_duration_since(begun);
     let fine = answers.iter().all(|a| matches!(a.observation.outcome, Outcome::Ok | Outcome::Slow));
     if args.format.json {
@@ -239,8 +242,14 @@ fn matches(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// By what the daemon knows its messages, if its store is there and may be read.
+fn tracer_key(cx: &mut Context) -> Option<[u8; 32]> {
+    let config = cx.load().ok()?;
+    Reader::open(&config.store.path).and_then(|store| store.tracer_key()).ok()
+}
+
 /// One attempt of each, at most `parallel` at once; answers in the order of the targets.
-async fn ask_all(targets: &[Target], args: &Args, cx: &mut Context) -> Vec<Answer> {
+async fn ask_all(targets: &[Target], args: &Args, key: Option<[u8; 32]>, cx: &mut Context) -> Vec<Answer> {
     let (explain, wait) = (args.explain, args.wait.map(|w| w.0));
     let parallel = args.parallel.get().min(PARALLEL_MAX);
     let attempts = targets.iter().enumerate().map(|(i, target)| async move {
@@ -251,7 +260,14 @@ async fn ask_all(targets: &[Target], args: &Args, cx: &mut Context) -> Vec<Answe
             explain,
             wait_max: wait,
         };
-        (i, target.ask.attempt(context).await)
+        if let Some(key) = key.filter(|_| target.ask.sends()) {
+            // Should this process be killed, the daemon knows what it left for its own, and clears it away.
+            let (key, lane) = (Key::new(&key), Lane::default());
+            target.ask.resume(Past { key, sequence: 0, flights: Vec::new(), journal: None, lane }).await;
+        }
+        let answer = target.ask.attempt(context).await;
+        target.ask.close().await;
+        (i, answer)
     });
     let mut attempts = stream::iter(attempts).buffer_unordered(parallel);
     let mut answers: Vec<Option<Answer>> = targets.iter().map(|_| None).collect();

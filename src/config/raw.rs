@@ -14,7 +14,7 @@ use serde::{
 use crate::{
     check::Families,
     incident::Severity,
-    value::{CheckName, Name, Ratio, TimeSpan},
+    value::{CheckName, Name, Ratio, Switch, TimeSpan},
 };
 
 /// One value, or a list of them.
@@ -67,70 +67,6 @@ impl<T: JsonSchema> JsonSchema for OneOrMany<T> {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let one = generator.subschema_for::<T>();
         json_schema!({ "anyOf": [one, { "type": "array", "items": one }] })
-    }
-}
-
-/// A value that may be switched off, against what would be inherited.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Switch<T> {
-    /// `off`.
-    Off,
-    /// The value.
-    On(T),
-}
-
-impl<T> Switch<T> {
-    /// The value, if it is on.
-    pub fn on(self) -> Option<T> {
-        match self {
-            Self::Off => None,
-            Self::On(value) => Some(value),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Switch<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for V<T> {
-            type Value = Switch<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value such as 800ms or 20%, or `off`,")
-            }
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch<T>, E> {
-                if on { Err(E::invalid_type(de::Unexpected::Bool(true), &self)) } else { Ok(Switch::Off) }
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch<T>, E> {
-                if text == "off" {
-                    return Ok(Switch::Off);
-                }
-                let text: StrDeserializer<'_, E> = text.into_deserializer();
-                T::deserialize(text).map(Switch::On)
-            }
-            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Switch<T>, E> {
-                T::deserialize(n.into_deserializer()).map(Switch::On)
-            }
-            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Switch<T>, E> {
-                T::deserialize(n.into_deserializer()).map(Switch::On)
-            }
-            fn visit_f64<E: de::Error>(self, n: f64) -> Result<Switch<T>, E> {
-                T::deserialize(n.into_deserializer()).map(Switch::On)
-            }
-        }
-        d.deserialize_any(V(PhantomData))
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Switch<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("{}OrOff", T::schema_name()).into()
-    }
-    fn inline_schema() -> bool {
-        true
-    }
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let value = generator.subschema_for::<T>();
-        json_schema!({ "anyOf": [value, { "enum": ["off", false] }] })
     }
 }
 
@@ -228,15 +164,37 @@ pub(super) struct RawDegraded {
     /// Share of slow observations; 20% by default.
     #[serde(default)]
     pub slow: Option<Switch<Ratio>>,
-    /// Share of lost messages; 1% by default.
+    /// Share of messages that arrived after their objective; `off` by default (`slow` counts them with all else).
+    #[serde(default)]
+    pub late: Option<Switch<Ratio>>,
+    /// Share of failed attempts and of messages that were lost; 1% by default.
     #[serde(default)]
     pub loss: Option<Switch<Ratio>>,
+    /// Share of messages that were not accepted, for good or for now; `off` by default (`loss` counts them with all
+    /// else).
+    #[serde(default)]
+    pub refused: Option<Switch<Ratio>>,
     /// Share of messages that arrived more than once; 1% by default.
     #[serde(default)]
     pub duplicates: Option<Switch<Ratio>>,
+    /// Share of messages that arrived after a later one; `off` by default.
+    #[serde(default)]
+    pub reordered: Option<Switch<Ratio>>,
+    /// Share of messages that arrived other than they were sent; 1% by default.
+    #[serde(default)]
+    pub changed: Option<Switch<Ratio>>,
+    /// Messages of others for each of one's own; `off` by default.
+    #[serde(default)]
+    pub foreign: Option<Switch<Ratio>>,
+    /// Share of new logins that were refused while kept sessions deliver; 10% by default.
+    #[serde(default)]
+    pub login: Option<Switch<Ratio>>,
     /// 95th percentile of the latency; `off` by default.
     #[serde(default)]
     pub p95: Option<Switch<TimeSpan>>,
+    /// 95th percentile of the time to the server's acknowledgement; `off` by default.
+    #[serde(default)]
+    pub accept_p95: Option<Switch<TimeSpan>>,
     /// The time over which shares and percentiles are taken; 10m by default.
     #[serde(default)]
     pub window: Option<TimeSpan>,

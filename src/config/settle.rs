@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::{
     notes::Notes,
     positions::below,
-    raw::{RawDegraded, RawOutage, RawSettings, Switch},
+    raw::{RawDegraded, RawOutage, RawSettings},
 };
 use crate::{
     check::{Families, Settings},
     detect::{Degraded, Thresholds},
     options::Path,
-    value::{Ratio, TimeSpan},
+    value::{Ratio, Switch, TimeSpan},
 };
 
 /// Shortest interval: below it, one check is a load test.
@@ -214,15 +214,22 @@ impl Settling<'_, '_> {
         }
     }
 
+    fn quantile(&mut self, key: &'static str, get: fn(&RawDegraded) -> Option<Switch<TimeSpan>>) -> Option<Duration> {
+        let (level, limit) = self.pick(|s| get(s.degraded.as_ref()?))?;
+        let limit = limit.on()?.0;
+        if limit.is_zero() {
+            let hint = Some(format!("write `{key}: off` to have no such limit"));
+            self.wrong((level, &["degraded", key]), "every attempt takes longer than 0s".into(), hint);
+        }
+        Some(limit)
+    }
+
     fn degraded(&mut self, every_from: Option<usize>, every: Duration, built_in: Degraded) -> Degraded {
         let share = |settling: &Self, get: &dyn Fn(&RawDegraded) -> Option<Switch<Ratio>>, usual: Option<Ratio>| {
             settling.pick(|s| get(s.degraded.as_ref()?)).map_or(usual, |(_, share)| share.on())
         };
-        let p95 = self.pick(|s| s.degraded.as_ref()?.p95).and_then(|(level, p95)| Some((level, p95.on()?.0)));
-        if let Some((level, Duration::ZERO)) = p95 {
-            let hint = Some("write `p95: off` to have no such limit".into());
-            self.wrong((level, &["degraded", "p95"]), "every attempt takes longer than 0s".into(), hint);
-        }
+        let p95 = self.quantile("p95", |d| d.p95);
+        let accept_p95 = self.quantile("accept_p95", |d| d.accept_p95);
         let window = match self.pick_span(|s| s.degraded.as_ref()?.window) {
             None => built_in.window,
             Some((level, window)) => {
@@ -241,9 +248,16 @@ impl Settling<'_, '_> {
         };
         Degraded {
             slow: share(self, &|d| d.slow, built_in.slow),
+            late: share(self, &|d| d.late, built_in.late),
             loss: share(self, &|d| d.loss, built_in.loss),
+            refused: share(self, &|d| d.refused, built_in.refused),
             duplicates: share(self, &|d| d.duplicates, built_in.duplicates),
-            p95: p95.map(|(_, p95)| p95),
+            reordered: share(self, &|d| d.reordered, built_in.reordered),
+            changed: share(self, &|d| d.changed, built_in.changed),
+            foreign: share(self, &|d| d.foreign, built_in.foreign),
+            login: share(self, &|d| d.login, built_in.login),
+            p95,
+            accept_p95,
             window,
         }
     }
@@ -318,7 +332,10 @@ mod tests {
     #[test]
     fn degradation_is_inherited_key_by_key() {
         let (got, mistakes) = settled(
-            &["{ degraded: { loss: off, p95: 2s } }", "{ degraded: { slow: 50%, loss: 3%, window: 1h } }"],
+            &[
+                "{ degraded: { loss: off, p95: 2s, login: off } }",
+                "{ degraded: { slow: 50%, loss: 3%, reordered: 2%, accept_p95: 1s, window: 1h } }",
+            ],
             Timing::Every,
             false,
         );
@@ -326,9 +343,12 @@ mod tests {
         let expected = Degraded {
             slow: Some(Ratio(0.5)),
             loss: None,
-            duplicates: Some(Ratio(0.01)),
+            login: None,
+            reordered: Some(Ratio(0.02)),
             p95: Some(Duration::from_secs(2)),
+            accept_p95: Some(Duration::from_secs(1)),
             window: Duration::from_secs(3_600),
+            ..Degraded::default()
         };
         assert_eq!(got.thresholds.degraded, expected);
         assert_eq!(settled(&["{ every: 1h, degraded: { window: 10m } }"], Timing::Every, false).1, 1);

@@ -17,7 +17,7 @@ use crate::{
     alert::{ChannelPlan, Message, MessageId, Route, message::Attempted, plan},
     detect::{Change, Memory, Pace, State, Thresholds, Track, Trouble},
     incident::{Acknowledgement, Entry, Incident, IncidentId, TimelineEntry, lifecycle::Lines},
-    observation::{Correction, Observation, one_line},
+    observation::{Correction, Flight, Observation, one_line},
     value::{CheckName, Labels, Name, Timestamp},
 };
 
@@ -28,6 +28,13 @@ pub const NOTE_CHARS_MAX: usize = 1_000;
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "nearly all events are observations; a box for each would cost more")]
 pub enum Event {
+    /// A check is about to send messages.
+    Sending {
+        /// Which check.
+        check: CheckName,
+        /// Its messages.
+        flights: Vec<Flight>,
+    },
     /// An attempt of a check has its verdict.
     Observed {
         /// Of which check.
@@ -90,6 +97,8 @@ pub enum Refused {
 /// What one event changes. The store writes it in one transaction, or nothing of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Commit {
+    /// Messages about to be sent.
+    pub sending: Option<(CheckName, Vec<Flight>)>,
     /// The observation.
     pub observation: Option<(CheckName, Observation)>,
     /// A correction of an earlier observation.
@@ -264,6 +273,7 @@ impl Core {
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Result<Commit, Refused> {
         let mut commit = Commit::default();
         match event {
+            Event::Sending { check, flights } => commit.sending = Some((check, flights)),
             Event::Observed { check, observation } => self.observed(now, check, observation, &mut commit),
             Event::Corrected { check, correction } => self.corrected(now, check, correction, &mut commit),
             Event::Attempted { message, result } => self.attempted(now, message, &result, &mut commit),

@@ -1,32 +1,46 @@
 //! The account of a check's messages: which arrived, when, how often, in which order, and which never did.
 //!
-//! It is fed with events and asked with a time; it sends nothing and waits for nothing. A message's verdict is
-//! *booked* when its attempt ends. Whatever changes that verdict later (a late arrival, a horizon that passes, a
-//! further copy) comes out of [`Ledger::poll`] as one [`Correction`].
+//! It is fed with events and asked with a time; it sends nothing and waits for nothing. The messages of one attempt
+//! (one, or a burst) form a batch, which is judged as one: its verdict is *booked* when the attempt ends. Whatever
+//! changes that verdict later (a late arrival, a horizon that passes, a further copy, a bounce) comes out of
+//! [`Ledger::poll`] as one [`Correction`].
 //!
-//! A copy counts as a duplicate only within one receiving session: a message that two sessions saw was delivered to
-//! each of them once. An inversion of the sequence counts as reordering and as nothing else.
+//! Where sessions are handed copies of their own (MQTT), a copy is a duplicate only within one session: a message
+//! that two sessions saw was delivered to each of them once. Where a message stays on the server and every session
+//! sees the same copies (mail), two copies are a duplicate and one copy seen twice is not. An inversion of the
+//! sequence counts as reordering and as nothing else.
+//!
+//! What is open when the agent stops is taken up again by [`Ledger::resume`] from what the store kept.
+
+mod judge;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use super::Identity;
+use serde_json::{Map, Value};
+
+pub use self::judge::shown;
+use super::{CheckKey, Identity};
 use crate::{
-    observation::{Accept, Correction, Delivery, Fate, Integrity, Kind, Outcome, Phase, Reason},
-    value::{TimeSpan, Timestamp},
+    observation::{Accept, Correction, Delivery, Fate, Flight, Integrity, Login, Outcome, Reason, Reconnection},
+    value::Timestamp,
 };
 
-/// Most messages remembered; the oldest is forgotten. At ten attempts a second this covers two minutes, at one a
-/// minute a day.
-pub const ENTRIES_MAX: usize = 1_440;
+/// Most messages remembered; the oldest are forgotten. At twenty a second this covers a quarter of an hour, and a
+/// check that sends more within its horizon is refused at load. About 200 bytes each.
+pub const ENTRIES_MAX: usize = 20_000;
 
 /// How long after its sending a lost message may still be corrected; nobody waits longer for one.
 pub const FORGET_AFTER: Duration = Duration::from_secs(3_600);
 
-/// Most receiving sessions remembered for one message, the oldest is forgotten: an attempt has two at once.
-const SESSIONS_MAX: usize = 4;
+/// Most copies (or sessions that saw it) remembered of one message, the oldest is forgotten.
+const COPIES_MAX: usize = 32;
+
+/// How long the absence of a message proves nothing after somebody looks again into a mailbox that kept what came
+/// meanwhile: what is there must first be read.
+pub const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the check promises, and the words its reasons use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +58,29 @@ pub struct Terms {
 pub struct Sending {
     /// Which one.
     pub identity: Identity,
-    /// The start of its attempt, by which corrections name it.
+    /// The start of its attempt, by which corrections name it. Messages of one start form a batch.
     pub observed_at: Timestamp,
     /// When its latency begins to count.
     pub at: Instant,
-    /// Integrity samples that it does not carry.
-    pub left_out: Vec<String>,
+}
+
+/// A copy of a message that came in.
+#[derive(Clone, Debug)]
+pub struct Arriving {
+    /// The receiving session that saw it.
+    pub session: u64,
+    /// The server's own identity of this copy, where all sessions see the same copies.
+    pub copy: Option<u64>,
+    /// How it fared.
+    pub integrity: Integrity,
+    /// Which part fared so, when it is not the payload.
+    pub part: Option<&'static str>,
+    /// Why it does not reach its reader as it should.
+    pub flaw: Option<String>,
+    /// When.
+    pub at: Instant,
+    /// What the protocol tells of it.
+    pub details: Map<String, Value>,
 }
 
 /// What an arrival was to the ledger.
@@ -57,15 +88,15 @@ pub struct Sending {
 pub enum Sighting {
     /// The first copy.
     First,
-    /// A further copy in the same session.
+    /// A further copy.
     Duplicate,
-    /// The first copy in this session, seen by another session before.
+    /// Nothing new: another session saw this copy, or its own, before.
     SeenElsewhere,
     /// Nothing this ledger remembers having sent.
     Unknown,
 }
 
-/// A verdict on one message.
+/// A verdict on the messages of an attempt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     /// What the attempt came to.
@@ -77,17 +108,17 @@ pub struct Verdict {
 }
 
 struct Entry {
-    sending: Sending,
+    sequence: u64,
+    nonce: u64,
+    sent_at: Timestamp,
+    at: Instant,
     answer: Option<Answer>,
-    latency: Option<Duration>,
-    integrity: Option<Integrity>,
-    /// Sessions that saw it.
-    sessions: VecDeque<u64>,
+    arrival: Option<Arrival>,
+    copies: VecDeque<Copied>,
     duplicates: u32,
     reordered: bool,
-    /// Why it can no longer be seen arriving.
-    blind: Option<Reason>,
-    booked: Option<Verdict>,
+    sight: Sight,
+    bounced: Option<String>,
 }
 
 struct Answer {
@@ -96,11 +127,56 @@ struct Answer {
     reason: Option<Reason>,
 }
 
+struct Arrival {
+    latency: Duration,
+    integrity: Integrity,
+    part: Option<&'static str>,
+    flaw: Option<String>,
+}
+
+/// By what a copy is known again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copied {
+    Session(u64),
+    Server(u64),
+}
+
+/// Whether somebody would see the message arrive.
+enum Sight {
+    /// A session listens.
+    Clear,
+    /// Nobody does, for this reason: its absence proves nothing.
+    Blind(Reason),
+    /// Somebody looks again: until then its absence proves nothing.
+    Until(Instant),
+}
+
+/// The messages of one attempt.
+struct Batch {
+    observed_at: Timestamp,
+    /// Of consecutive sequences.
+    entries: Vec<Entry>,
+    left_out: Vec<String>,
+    login: Option<Login>,
+    reconnections: Vec<Reconnection>,
+    /// What was told last, the open flights aside.
+    booked: Option<Verdict>,
+    /// Whether something happened since.
+    touched: bool,
+    /// When the next of its horizons passes.
+    due: Option<Instant>,
+    /// Evidence that came with what happened since.
+    details: Map<String, Value>,
+}
+
 /// The account of one check.
 pub struct Ledger {
+    check: CheckKey,
     terms: Terms,
     /// In order of sending.
-    entries: VecDeque<Entry>,
+    batches: VecDeque<Batch>,
+    /// Entries in all batches.
+    entries: usize,
     /// The highest sequence that arrived.
     highest: Option<u64>,
     /// Messages of others since the last booking.
@@ -109,59 +185,159 @@ pub struct Ledger {
 
 impl Ledger {
     /// An empty account.
-    pub fn new(terms: Terms) -> Self {
-        Self { terms, entries: VecDeque::new(), highest: None, foreign: 0 }
+    pub fn new(check: CheckKey, terms: Terms) -> Self {
+        Self { check, terms, batches: VecDeque::new(), entries: 0, highest: None, foreign: 0 }
+    }
+
+    /// Takes up what an earlier run left open, as of `wall` and `now`. Nobody has listened meanwhile (`why`), so the
+    /// absence of these messages proves nothing until [`Ledger::look_again`]. Returns the verdicts that were never
+    /// told, with the start of their attempts: pending.
+    pub fn resume(
+        &mut self,
+        flights: &[Flight],
+        wall: Timestamp,
+        now: Instant,
+        why: &Reason,
+    ) -> Vec<(Timestamp, Verdict)> {
+        let mut flights: Vec<&Flight> = flights.iter().filter(|f| wall.since(f.sent_at) < FORGET_AFTER).collect();
+        flights.sort_by_key(|f| f.sequence);
+        let mut untold = Vec::new();
+        for flight in flights.into_iter().rev().take(ENTRIES_MAX).rev() {
+            // Before the machine was started there is no instant; then it is as old as can be told.
+            let at = now.checked_sub(wall.since(flight.sent_at)).unwrap_or(now);
+            let reason = flight.answer.filter(|(accept, _)| *accept != Accept::Accepted).map(|_| why.clone());
+            let answer = flight.answer.map(|(accept, after)| Answer { accept, after, reason });
+            let mut entry = Entry::new(flight.sequence, flight.nonce, flight.sent_at, at);
+            entry.answer = answer;
+            entry.sight = Sight::Blind(why.clone());
+            self.push(flight.observed_at, entry);
+            if !flight.booked && untold.last() != Some(&flight.observed_at) {
+                untold.push(flight.observed_at);
+            }
+        }
+        let mut verdicts = Vec::new();
+        for batch in &mut self.batches {
+            let mut verdict = batch.verdict(&self.terms, now);
+            if untold.contains(&batch.observed_at) {
+                verdicts.push((batch.observed_at, verdict.clone()));
+            }
+            verdict.delivery.open.clear();
+            batch.booked = Some(verdict);
+            batch.due = batch.next_horizon(&self.terms, now);
+        }
+        verdicts
     }
 
     /// A message is about to be sent.
     pub fn sent(&mut self, sending: Sending) {
-        if self.entries.len() == ENTRIES_MAX {
-            self.entries.pop_front();
+        let Identity { sequence, nonce, sent_at, .. } = sending.identity;
+        self.push(sending.observed_at, Entry::new(sequence, nonce, sent_at, sending.at));
+    }
+
+    fn push(&mut self, observed_at: Timestamp, entry: Entry) {
+        while self.entries >= ENTRIES_MAX
+            && let Some(forgotten) = self.batches.pop_front()
+        {
+            self.entries -= forgotten.entries.len();
         }
-        self.entries.push_back(Entry {
-            sending,
-            answer: None,
-            latency: None,
-            integrity: None,
-            sessions: VecDeque::new(),
-            duplicates: 0,
-            reordered: false,
-            blind: None,
-            booked: None,
-        });
+        self.entries += 1;
+        match self.batches.back_mut() {
+            Some(batch) if batch.observed_at == observed_at && batch.booked.is_none() => batch.entries.push(entry),
+            _ => self.batches.push_back(Batch::new(observed_at, entry)),
+        }
+    }
+
+    /// The messages of the attempt that began then, as they are to be stored before they are sent.
+    pub fn flights(&self, observed_at: Timestamp) -> Vec<Flight> {
+        let batch = self.batches.iter().rev().find(|b| b.observed_at == observed_at);
+        batch.map_or_else(Vec::new, |b| b.entries.iter().map(|e| e.flight(observed_at, false)).collect())
     }
 
     /// The sending side answered, or failed to: `reason` says why it is not an acceptance.
     pub fn answered(&mut self, sequence: u64, accept: Accept, at: Instant, reason: Option<Reason>) {
-        if let Some(entry) = self.entry(sequence) {
-            let after = at.saturating_duration_since(entry.sending.at);
-            entry.answer = Some(Answer { accept, after, reason });
+        if let Some((batch, entry)) = self.find(sequence) {
+            let after = at.saturating_duration_since(batch.entries[entry].at);
+            batch.entries[entry].answer = Some(Answer { accept, after, reason });
+            batch.touched = true;
         }
     }
 
-    /// A tracer of this check came in through a receiving session.
-    pub fn arrived(&mut self, session: u64, identity: &Identity, integrity: Integrity, at: Instant) -> Sighting {
+    /// What the messages of this attempt do not carry.
+    pub fn left_out(&mut self, observed_at: Timestamp, what: impl IntoIterator<Item = String>) {
+        let Some(batch) = self.batches.iter_mut().rev().find(|b| b.observed_at == observed_at) else { return };
+        for what in what {
+            if !batch.left_out.contains(&what) {
+                batch.left_out.push(what);
+            }
+        }
+    }
+
+    /// What else was seen in the attempt: a login for its own sake, sessions opened anew.
+    pub fn sessions(&mut self, observed_at: Timestamp, login: Option<Login>, reconnections: Vec<Reconnection>) {
+        if let Some(batch) = self.batches.iter_mut().rev().find(|b| b.observed_at == observed_at) {
+            (batch.login, batch.reconnections) = (login, reconnections);
+        }
+    }
+
+    /// A tracer of this check came in.
+    pub fn arrived(&mut self, identity: &Identity, arriving: Arriving) -> Sighting {
         let highest = self.highest;
-        let Some(entry) = self.entry(identity.sequence).filter(|e| e.sending.identity == *identity) else {
+        let known = identity.check == self.check;
+        let found = self.find(identity.sequence).filter(|(batch, n)| {
+            let entry = &batch.entries[*n];
+            known && entry.nonce == identity.nonce && entry.sent_at == identity.sent_at
+        });
+        let Some((batch, entry)) = found else {
             self.foreign();
             return Sighting::Unknown;
         };
-        if entry.sessions.contains(&session) {
+        let entry = &mut batch.entries[entry];
+        let copied = arriving.copy.map_or(Copied::Session(arriving.session), Copied::Server);
+        let seen = entry.copies.contains(&copied);
+        if !seen {
+            if entry.copies.len() == COPIES_MAX {
+                entry.copies.pop_front();
+            }
+            entry.copies.push_back(copied);
+        }
+        let is_further = match copied {
+            Copied::Session(_) => seen,
+            Copied::Server(_) => !seen && entry.arrival.is_some(),
+        };
+        if is_further {
             entry.duplicates = entry.duplicates.saturating_add(1);
+            batch.touched = true;
             return Sighting::Duplicate;
         }
-        if entry.sessions.len() == SESSIONS_MAX {
-            entry.sessions.pop_front();
-        }
-        entry.sessions.push_back(session);
-        if entry.latency.is_some() {
+        if entry.arrival.is_some() {
             return Sighting::SeenElsewhere;
         }
-        entry.latency = Some(at.saturating_duration_since(entry.sending.at));
-        entry.integrity = Some(integrity);
+        entry.arrival = Some(Arrival {
+            latency: arriving.at.saturating_duration_since(entry.at),
+            integrity: arriving.integrity,
+            part: arriving.part,
+            flaw: arriving.flaw,
+        });
         entry.reordered = highest.is_some_and(|h| h > identity.sequence);
+        batch.touched = true;
+        batch.details.extend(arriving.details);
         self.highest = highest.max(Some(identity.sequence));
         Sighting::First
+    }
+
+    /// A server says that it could not deliver this message.
+    pub fn bounced(&mut self, identity: &Identity, text: &str) -> Sighting {
+        let known = identity.check == self.check;
+        let found = self.find(identity.sequence).filter(|(b, n)| known && b.entries[*n].nonce == identity.nonce);
+        let Some((batch, entry)) = found else {
+            self.foreign();
+            return Sighting::Unknown;
+        };
+        let entry = &mut batch.entries[entry];
+        let first = entry.bounced.is_none();
+        entry.bounced.get_or_insert_with(|| text.to_owned());
+        batch.touched = true;
+        if first { Sighting::First } else { Sighting::SeenElsewhere }
     }
 
     /// A message came in that does not count: a stranger's, a stored, an old or a forged one.
@@ -169,432 +345,211 @@ impl Ledger {
         self.foreign = self.foreign.saturating_add(1);
     }
 
-    /// Whether this message has arrived.
-    pub fn has_arrived(&self, sequence: u64) -> bool {
-        self.entries.iter().rev().any(|e| e.sending.identity.sequence == sequence && e.latency.is_some())
+    /// Whether all messages of this attempt have met their fate: they arrived, bounced or were never accepted.
+    pub fn is_settled(&self, observed_at: Timestamp) -> bool {
+        let batch = self.batches.iter().rev().find(|b| b.observed_at == observed_at);
+        batch.is_none_or(|b| b.entries.iter().all(Entry::is_settled))
     }
 
     /// Nobody listens any more, for this reason: from now on, the absence of what is pending proves nothing.
     pub fn blind(&mut self, now: Instant, reason: &Reason) {
-        for entry in &mut self.entries {
-            if entry.fate(&self.terms, now) == Fate::Pending && entry.blind.is_none() {
-                entry.blind = Some(reason.clone());
+        for batch in &mut self.batches {
+            for entry in &mut batch.entries {
+                if entry.fate(&self.terms, now) == Fate::Pending && !matches!(entry.sight, Sight::Blind(_)) {
+                    entry.sight = Sight::Blind(reason.clone());
+                    batch.touched = true;
+                }
             }
+            batch.due = batch.next_horizon(&self.terms, now);
         }
     }
 
-    /// The verdict on a message as its attempt ends. What changes it afterwards comes out of [`Ledger::poll`].
-    pub fn book(&mut self, sequence: u64, now: Instant) -> Option<Verdict> {
+    /// Somebody looks again into a mailbox that has kept what came meanwhile: what is absent there is absent.
+    pub fn look_again(&mut self, now: Instant) {
+        for batch in &mut self.batches {
+            for entry in &mut batch.entries {
+                if matches!(entry.sight, Sight::Blind(_)) {
+                    entry.sight = Sight::Until(now + LOOK_AGAIN);
+                    batch.touched = true;
+                }
+            }
+            batch.due = batch.next_horizon(&self.terms, now);
+        }
+    }
+
+    /// The verdict on an attempt's messages as it ends, with the evidence that came with them. What changes it
+    /// afterwards comes out of [`Ledger::poll`]. `None` when nothing was sent.
+    pub fn book(&mut self, observed_at: Timestamp, now: Instant) -> Option<(Verdict, Map<String, Value>)> {
         let foreign = std::mem::take(&mut self.foreign);
-        let terms = self.terms.clone();
-        let entry = self.entry(sequence)?;
-        let mut verdict = entry.verdict(&terms, now);
+        let batch = self.batches.iter_mut().rev().find(|b| b.observed_at == observed_at)?;
+        let mut verdict = batch.verdict(&self.terms, now);
         verdict.delivery.foreign = foreign;
-        entry.booked = Some(verdict.clone());
-        Some(verdict)
+        batch.book(&self.terms, now, verdict.clone());
+        Some((verdict, std::mem::take(&mut batch.details)))
     }
 
     /// The next correction of a booked verdict as of `now`.
     pub fn poll(&mut self, now: Instant) -> Option<Correction> {
-        while self.entries.front().is_some_and(|e| e.age(now) >= FORGET_AFTER.max(self.terms.horizon * 2)) {
-            self.entries.pop_front();
+        let forget_after = FORGET_AFTER.max(self.terms.horizon * 2);
+        while self.batches.front().is_some_and(|b| b.age(now) >= forget_after)
+            && let Some(forgotten) = self.batches.pop_front()
+        {
+            self.entries -= forgotten.entries.len();
         }
-        for entry in &mut self.entries {
-            let Some(booked) = &entry.booked else { continue };
-            let mut verdict = entry.verdict(&self.terms, now);
-            verdict.delivery.foreign = booked.delivery.foreign;
-            // Nothing new is known of a message whose text alone (how long it is absent) has changed.
-            if (verdict.outcome, &verdict.delivery) == (booked.outcome, &booked.delivery) {
+        for batch in &mut self.batches {
+            let Some(booked) = &batch.booked else { continue };
+            if !batch.touched && batch.due.is_none_or(|due| due > now) {
                 continue;
             }
-            entry.booked = Some(verdict.clone());
-            return Some(Correction {
-                observed_at: entry.sending.observed_at,
-                outcome: verdict.outcome,
-                delivery: verdict.delivery,
-                reason: verdict.reason,
-            });
+            let mut verdict = batch.verdict(&self.terms, now);
+            verdict.delivery.foreign = booked.delivery.foreign;
+            let open = std::mem::take(&mut verdict.delivery.open);
+            // Nothing new is known of a message whose text alone (how long it is absent) has changed.
+            let is_news = (verdict.outcome, &verdict.delivery) != (booked.outcome, &booked.delivery);
+            batch.book(&self.terms, now, verdict.clone());
+            let details = std::mem::take(&mut batch.details);
+            if is_news {
+                verdict.delivery.open = open;
+                let Verdict { outcome, delivery, reason } = verdict;
+                return Some(Correction { observed_at: batch.observed_at, outcome, delivery, reason, details });
+            }
         }
         None
     }
 
     /// Whether a booked message may still meet another fate: pending, or lost not too long ago.
     pub fn is_outstanding(&self, now: Instant) -> bool {
-        self.entries.iter().any(|e| {
-            e.booked.is_some()
-                && e.age(now) < FORGET_AFTER
-                && matches!(e.fate(&self.terms, now), Fate::Pending | Fate::Lost | Fate::Uncertain)
+        let is_open = |b: &&Batch| {
+            b.booked.as_ref().is_some_and(|v| {
+                let fates = v.delivery.all_fates();
+                fates.pending + fates.lost + fates.uncertain > 0
+            })
+        };
+        self.batches.iter().filter(is_open).any(|b| {
+            let open = |e: &Entry| !e.is_settled() && now.saturating_duration_since(e.at) < FORGET_AFTER;
+            b.entries.iter().any(open)
+        })
+    }
+
+    /// Whether a message was booked as lost and none of a higher sequence has come since: whoever listens may be deaf.
+    pub fn has_lost_since_last_arrival(&self) -> bool {
+        let newer = |b: &&Batch| self.highest.is_none_or(|h| b.entries.last().is_some_and(|e| e.sequence > h));
+        self.batches.iter().rev().take_while(newer).any(|b| {
+            let missing = |v: &Verdict| v.delivery.all_fates().lost + v.delivery.all_fates().uncertain > 0;
+            b.booked.as_ref().is_some_and(missing)
         })
     }
 
     /// When the next horizon of a booked message passes.
-    pub fn next_horizon(&self, now: Instant) -> Option<Instant> {
-        let waiting = self.entries.iter().filter(|e| e.booked.is_some() && e.blind.is_none());
-        let pending = waiting.filter(|e| e.fate(&self.terms, now) == Fate::Pending);
-        pending.map(|e| e.sending.at + self.terms.horizon).min()
+    pub fn next_horizon(&self) -> Option<Instant> {
+        self.batches.iter().filter(|b| b.booked.is_some()).filter_map(|b| b.due).min()
     }
 
-    fn entry(&mut self, sequence: u64) -> Option<&mut Entry> {
-        // The one asked for is nearly always the latest.
-        self.entries.iter_mut().rev().find(|e| e.sending.identity.sequence == sequence)
+    fn find(&mut self, sequence: u64) -> Option<(&mut Batch, usize)> {
+        let after = self.batches.partition_point(|b| b.first() <= sequence);
+        let batch = self.batches.get_mut(after.checked_sub(1)?)?;
+        let entry = batch.entries.iter().position(|e| e.sequence == sequence)?;
+        Some((batch, entry))
+    }
+}
+
+impl Batch {
+    fn new(observed_at: Timestamp, first: Entry) -> Self {
+        Self {
+            observed_at,
+            entries: vec![first],
+            left_out: Vec::new(),
+            login: None,
+            reconnections: Vec::new(),
+            booked: None,
+            touched: false,
+            due: None,
+            details: Map::new(),
+        }
+    }
+
+    fn first(&self) -> u64 {
+        self.entries.first().map_or(0, |e| e.sequence)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        self.entries.last().map_or(Duration::ZERO, |e| now.saturating_duration_since(e.at))
+    }
+
+    fn book(&mut self, terms: &Terms, now: Instant, mut verdict: Verdict) {
+        verdict.delivery.open.clear();
+        self.booked = Some(verdict);
+        self.touched = false;
+        self.due = self.next_horizon(terms, now);
+    }
+
+    /// When the first of the horizons passes that have not passed yet.
+    fn next_horizon(&self, terms: &Terms, now: Instant) -> Option<Instant> {
+        let waiting = self.entries.iter().filter(|e| !e.is_settled());
+        waiting.filter_map(|e| e.horizon(terms)).filter(|horizon| *horizon > now).min()
     }
 }
 
 impl Entry {
-    fn age(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.sending.at)
+    fn new(sequence: u64, nonce: u64, sent_at: Timestamp, at: Instant) -> Self {
+        Self {
+            sequence,
+            nonce,
+            sent_at,
+            at,
+            answer: None,
+            arrival: None,
+            copies: VecDeque::new(),
+            duplicates: 0,
+            reordered: false,
+            sight: Sight::Clear,
+            bounced: None,
+        }
+    }
+
+    fn flight(&self, observed_at: Timestamp, booked: bool) -> Flight {
+        Flight {
+            sequence: self.sequence,
+            nonce: self.nonce,
+            sent_at: self.sent_at,
+            observed_at,
+            answer: self.answer.as_ref().map(|a| (a.accept, a.after)),
+            booked,
+        }
     }
 
     fn accept(&self) -> Accept {
         self.answer.as_ref().map_or(Accept::Uncertain, |a| a.accept)
     }
 
+    /// Whether nothing but a further copy can be news.
+    fn is_settled(&self) -> bool {
+        let unsent = self.answer.as_ref().is_some_and(|a| !matches!(a.accept, Accept::Accepted | Accept::Uncertain));
+        self.arrival.is_some() || unsent || self.bounced.is_some()
+    }
+
+    /// When its absence becomes a loss; `None` while nobody would see it arrive.
+    fn horizon(&self, terms: &Terms) -> Option<Instant> {
+        let horizon = self.at + terms.horizon;
+        match self.sight {
+            Sight::Clear => Some(horizon),
+            Sight::Until(sighted) => Some(horizon.max(sighted)),
+            Sight::Blind(_) => None,
+        }
+    }
+
     fn fate(&self, terms: &Terms, now: Instant) -> Fate {
-        match (self.latency, self.accept()) {
-            (Some(latency), _) if latency <= terms.objective => Fate::Arrived,
+        match (&self.arrival, self.accept()) {
+            (Some(arrival), _) if arrival.latency <= terms.objective => Fate::Arrived,
             (Some(_), _) => Fate::Late,
             (None, Accept::Rejected | Accept::Deferred | Accept::Unreachable) => Fate::Unsent,
-            (None, _) if self.blind.is_some() || self.age(now) < terms.horizon => Fate::Pending,
+            (None, _) if self.bounced.is_some() => Fate::Lost,
+            (None, _) if self.horizon(terms).is_none_or(|horizon| now < horizon) => Fate::Pending,
             (None, Accept::Accepted) => Fate::Lost,
             (None, Accept::Uncertain) => Fate::Uncertain,
         }
     }
-
-    fn verdict(&self, terms: &Terms, now: Instant) -> Verdict {
-        let fate = self.fate(terms, now);
-        let (outcome, reason) = self.judge(fate, terms, now);
-        let delivery = Delivery {
-            fate,
-            accept: self.accept(),
-            accept_ms: self.answer.as_ref().filter(|a| a.accept == Accept::Accepted).map(|a| a.after),
-            latency_ms: self.latency,
-            sequence: self.sending.identity.sequence,
-            duplicates: self.duplicates,
-            foreign: 0,
-            reordered: self.reordered,
-            integrity: self.integrity,
-            left_out: self.sending.left_out.clone(),
-        };
-        Verdict { outcome, delivery, reason }
-    }
-
-    fn judge(&self, fate: Fate, terms: &Terms, now: Instant) -> (Outcome, Option<Reason>) {
-        let failed = |phase, kind, text: String| {
-            let outcome = if kind == Kind::Own { Outcome::Unknown } else { Outcome::Failed };
-            (outcome, Some(Reason::new(phase, kind, text)))
-        };
-        let slow = |text: String| (Outcome::Slow, Some(Reason::new(Phase::Deliver, Kind::Slow, text)));
-        let refusal = self.answer.as_ref().and_then(|a| a.reason.as_ref());
-        let horizon = TimeSpan(terms.horizon);
-        match fate {
-            Fate::Arrived | Fate::Late => {
-                let latency = shown(self.latency.unwrap_or_default());
-                let integrity = self.integrity.unwrap_or(Integrity::Equal);
-                if integrity != Integrity::Equal {
-                    let text = format!("arrived {} after {latency}", integrity.as_str());
-                    return failed(Phase::Deliver, Kind::Corrupt, text);
-                }
-                // Who sends sees an error, and sends again: that the message came through all the same is told.
-                if let Some(refusal) = refusal {
-                    let text = format!("{}, though the message arrived after {latency}", refusal.text);
-                    return failed(refusal.phase, refusal.kind, text);
-                }
-                if fate == Fate::Arrived {
-                    return (Outcome::Ok, None);
-                }
-                slow(format!("arrived after {latency}, objective {}", TimeSpan(terms.objective)))
-            }
-            Fate::Unsent => match refusal {
-                Some(refusal) => failed(refusal.phase, refusal.kind, refusal.text.clone()),
-                None => failed(Phase::Send, Kind::Rejected, "not accepted".into()),
-            },
-            Fate::Pending => {
-                if let Some(known) = refusal.or(self.blind.as_ref()) {
-                    return failed(known.phase, known.kind, known.text.clone());
-                }
-                slow(format!("{}, not arrived within {} so far", self.accepted(terms), shown(self.age(now))))
-            }
-            Fate::Lost => {
-                failed(Phase::Deliver, Kind::Lost, format!("{}, not arrived within {horizon}", self.accepted(terms)))
-            }
-            Fate::Uncertain => {
-                let why = refusal.map_or("not acknowledged", |r| r.text.as_str());
-                failed(Phase::Send, Kind::Uncertain, format!("{why}, not arrived within {horizon}"))
-            }
-        }
-    }
-
-    fn accepted(&self, terms: &Terms) -> String {
-        let after = self.answer.as_ref().map_or(Duration::ZERO, |a| a.after);
-        format!("accepted by {} in {}", terms.sender, shown(after))
-    }
-}
-
-/// A measured time for people: `1.2ms`, `812ms`, `2.5s`, `1m30s`.
-pub fn shown(span: Duration) -> String {
-    let tenths = span.as_micros() / 100;
-    if tenths < 1_000 {
-        return format!("{}.{}ms", tenths / 10, tenths % 10);
-    }
-    // Beyond ten seconds milliseconds say nothing.
-    let ms = if span.as_secs() >= 10 { span.as_secs() * 1_000 } else { span.as_millis() as u64 };
-    TimeSpan(Duration::from_millis(ms)).to_string()
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::delivery::{CheckKey, Key};
-
-    const OBJECTIVE: Duration = Duration::from_millis(50);
-    const HORIZON: Duration = Duration::from_millis(200);
-
-    fn ms(ms: u64) -> Duration {
-        Duration::from_millis(ms)
-    }
-
-    fn ledger() -> Ledger {
-        Ledger::new(Terms { objective: OBJECTIVE, horizon: HORIZON, sender: "mqtt://b:1883".into() })
-    }
-
-    fn identity(sequence: u64) -> Identity {
-        let check = CheckKey::new(&Key::new(&[1; 32]), &"a/b".parse().expect("a name"));
-        Identity { check, sequence, sent_at: Timestamp::EPOCH, nonce: sequence * 31 }
-    }
-
-    fn sending(sequence: u64, at: Instant) -> Sending {
-        let observed_at = Timestamp::from_millis(i64::try_from(sequence).expect("small"));
-        Sending { identity: identity(sequence), observed_at, at, left_out: vec![] }
-    }
-
-    fn accepted(ledger: &mut Ledger, sequence: u64, at: Instant) {
-        ledger.sent(sending(sequence, at));
-        ledger.answered(sequence, Accept::Accepted, at + Duration::from_micros(1_200), None);
-    }
-
-    #[test]
-    fn a_lost_message_that_comes_late_is_corrected_once() {
-        let (mut l, t) = (ledger(), crate::clock::instant());
-        accepted(&mut l, 1, t);
-        let lost = l.book(1, t + HORIZON).expect("it was sent");
-        assert_eq!((lost.outcome, lost.delivery.fate), (Outcome::Failed, Fate::Lost));
-        let reason = lost.reason.expect("a failure has a reason");
-        assert_eq!((reason.phase, reason.kind), (Phase::Deliver, Kind::Lost));
-        assert_eq!(reason.text, "accepted by mqtt://b:1883 in 1.2ms, not arrived within 200ms");
-        assert_eq!(l.poll(t + HORIZON), None);
-        assert!(l.is_outstanding(t + HORIZON));
-
-        assert_eq!(l.arrived(1, &identity(1), Integrity::Equal, t + ms(300)), Sighting::First);
-        let late = l.poll(t + ms(300)).expect("a correction");
-        assert_eq!((late.outcome, late.delivery.fate), (Outcome::Slow, Fate::Late));
-        assert_eq!(late.reason.expect("slow has a reason").text, "arrived after 300ms, objective 50ms");
-        assert_eq!(late.delivery.latency_ms, Some(ms(300)));
-        assert_eq!(late.observed_at, Timestamp::from_millis(1));
-        assert_eq!(l.poll(t + ms(300)), None);
-        assert!(!l.is_outstanding(t + ms(300)));
-    }
-
-    #[test]
-    fn a_pending_message_becomes_late_or_lost() {
-        for (arrives, fate, outcome) in [(true, Fate::Late, Outcome::Slow), (false, Fate::Lost, Outcome::Failed)] {
-            let (mut l, t) = (ledger(), crate::clock::instant());
-            accepted(&mut l, 1, t);
-            let pending = l.book(1, t + ms(100)).expect("it was sent");
-            assert_eq!((pending.outcome, pending.delivery.fate), (Outcome::Slow, Fate::Pending));
-            assert_eq!(l.poll(t + ms(150)), None, "more waiting is no news");
-            assert_eq!(l.next_horizon(t + ms(150)), Some(t + HORIZON));
-            if arrives {
-                l.arrived(1, &identity(1), Integrity::Equal, t + ms(180));
-            }
-            let later = l.poll(t + HORIZON).expect("a correction");
-            assert_eq!((later.outcome, later.delivery.fate), (outcome, fate));
-            assert_eq!(l.next_horizon(t + HORIZON), None);
-        }
-    }
-
-    #[test]
-    fn what_the_sender_said_stands() {
-        let refusal = |kind| Some(Reason::new(Phase::Send, kind, "no acknowledgement within 5s"));
-        let table = [
-            (Accept::Rejected, None, Fate::Unsent, Kind::Rejected),
-            (Accept::Unreachable, None, Fate::Unsent, Kind::Rejected),
-            (Accept::Uncertain, None, Fate::Uncertain, Kind::Uncertain),
-            (Accept::Uncertain, Some(ms(10)), Fate::Arrived, Kind::Rejected),
-            (Accept::Uncertain, Some(ms(60)), Fate::Late, Kind::Rejected),
-        ];
-        for (accept, arrives, fate, kind) in table {
-            let (mut l, t) = (ledger(), crate::clock::instant());
-            l.sent(sending(1, t));
-            l.answered(1, accept, t + ms(5), refusal(Kind::Rejected));
-            if let Some(after) = arrives {
-                l.arrived(1, &identity(1), Integrity::Equal, t + after);
-            }
-            let verdict = l.book(1, t + HORIZON).expect("it was sent");
-            let reason = verdict.reason.expect("a failure has a reason");
-            assert_eq!((verdict.outcome, verdict.delivery.fate, reason.kind), (Outcome::Failed, fate, kind));
-            assert_eq!(verdict.delivery.accept_ms, None);
-        }
-    }
-
-    #[test]
-    fn a_broken_receiver_proves_no_loss() {
-        let (mut l, t) = (ledger(), crate::clock::instant());
-        accepted(&mut l, 1, t);
-        l.blind(t + ms(8), &Reason::new(Phase::Deliver, Kind::Closed, "receiving side: closed"));
-        let verdict = l.book(1, t + ms(10)).expect("it was sent");
-        assert_eq!((verdict.outcome, verdict.delivery.fate), (Outcome::Failed, Fate::Pending));
-        assert_eq!(verdict.reason.expect("a failure has a reason").kind, Kind::Closed);
-        assert_eq!(l.poll(t + HORIZON * 2), None);
-        assert_eq!(l.next_horizon(t), None);
-        l.arrived(2, &identity(1), Integrity::Equal, t + ms(500));
-        assert_eq!(l.poll(t + ms(500)).expect("a later session saw it").delivery.fate, Fate::Late);
-    }
-
-    #[test]
-    fn a_changed_message_fails_however_late() {
-        let (mut l, t) = (ledger(), crate::clock::instant());
-        accepted(&mut l, 1, t);
-        l.arrived(1, &identity(1), Integrity::Transcoded, t + ms(3));
-        let verdict = l.book(1, t + ms(3)).expect("it was sent");
-        let reason = verdict.reason.expect("a failure has a reason");
-        assert_eq!((verdict.outcome, reason.kind), (Outcome::Failed, Kind::Corrupt));
-        assert_eq!(reason.text, "arrived transcoded after 3.0ms");
-        assert_eq!(verdict.delivery.integrity, Some(Integrity::Transcoded));
-    }
-
-    #[test]
-    fn memory_is_bounded_and_the_forgotten_is_foreign() {
-        let (mut l, t) = (ledger(), crate::clock::instant());
-        for sequence in 0..=ENTRIES_MAX as u64 {
-            accepted(&mut l, sequence, t);
-        }
-        assert_eq!(l.entries.len(), ENTRIES_MAX);
-        assert_eq!(l.arrived(1, &identity(0), Integrity::Equal, t), Sighting::Unknown);
-        let forged = Identity { nonce: 1, ..identity(5) };
-        assert_eq!(l.arrived(1, &forged, Integrity::Equal, t), Sighting::Unknown);
-        assert_eq!(l.book(5, t).expect("remembered").delivery.foreign, 2);
-        assert_eq!(l.book(6, t).expect("remembered").delivery.foreign, 0);
-        l.poll(t + FORGET_AFTER);
-        assert!(l.entries.is_empty());
-    }
-
-    #[test]
-    fn times_are_shown_for_people() {
-        let table =
-            [(1_234, "1.2ms"), (812_900, "812ms"), (99_900, "99.9ms"), (2_500_000, "2.5s"), (90_400_000, "1m30s")];
-        for (us, text) in table {
-            assert_eq!(shown(Duration::from_micros(us)), text);
-        }
-    }
-
-    // -----------------------------------------------------------------------------------------------------------
-    // Against a reference model: the whole history is kept and every answer is worked out from it anew.
-
-    #[derive(Clone, Debug)]
-    enum Event {
-        Send,
-        Arrive { sequence: u64, session: u64 },
-        Stranger,
-        Book { sequence: u64 },
-    }
-
-    fn event() -> impl Strategy<Value = Event> {
-        prop_oneof![
-            3 => Just(Event::Send),
-            4 => (0_u64..8, 0_u64..3).prop_map(|(sequence, session)| Event::Arrive { sequence, session }),
-            1 => Just(Event::Stranger),
-            3 => (0_u64..8).prop_map(|sequence| Event::Book { sequence }),
-        ]
-    }
-
-    /// What the history says of one message at its end.
-    fn model(history: &[(Duration, Event)], sequence: u64, now: Duration) -> (Fate, Option<Duration>, u32, bool) {
-        let sent_at = |wanted: u64| {
-            let mut sends = history.iter().filter(|(_, e)| matches!(e, Event::Send));
-            sends.nth(wanted as usize).map(|(at, _)| *at)
-        };
-        let sent = sent_at(sequence).expect("asked of sent messages only");
-        let arrivals: Vec<(usize, Duration, u64, u64)> = history
-            .iter()
-            .enumerate()
-            .filter_map(|(i, (at, e))| match e {
-                Event::Arrive { sequence, session } => {
-                    let sends_before = history[..i].iter().filter(|(_, e)| matches!(e, Event::Send)).count();
-                    ((*sequence as usize) < sends_before).then_some((i, *at, *sequence, *session))
-                }
-                _ => None,
-            })
-            .collect();
-        let own: Vec<_> = arrivals.iter().filter(|a| a.2 == sequence).collect();
-        let sessions: std::collections::HashSet<u64> = own.iter().map(|a| a.3).collect();
-        let duplicates = (own.len() - sessions.len()) as u32;
-        let Some(first) = own.first() else {
-            return (if now - sent >= HORIZON { Fate::Lost } else { Fate::Pending }, None, 0, false);
-        };
-        let latency = first.1 - sent;
-        let reordered = arrivals.iter().any(|a| a.0 < first.0 && a.2 > sequence);
-        (if latency <= OBJECTIVE { Fate::Arrived } else { Fate::Late }, Some(latency), duplicates, reordered)
-    }
-
-    proptest! {
-        #[test]
-        fn the_ledger_agrees_with_the_model(steps in proptest::collection::vec((0_u64..60, event()), 0..60)) {
-            let (mut l, t) = (ledger(), crate::clock::instant());
-            let mut now = Duration::ZERO;
-            let mut sends = 0;
-            let mut foreign = 0;
-            let mut history = Vec::new();
-            // The latest word on each booked message, as a store would hold it.
-            let mut books = std::collections::BTreeMap::new();
-            for (pause, event) in steps {
-                now += ms(pause);
-                history.push((now, event.clone()));
-                match event {
-                    Event::Send => {
-                        accepted(&mut l, sends, t + now);
-                        sends += 1;
-                    }
-                    Event::Arrive { sequence, session } => {
-                        let sighting = l.arrived(session, &identity(sequence), Integrity::Equal, t + now);
-                        prop_assert_eq!(sighting == Sighting::Unknown, sequence >= sends);
-                        foreign += u32::from(sequence >= sends);
-                    }
-                    Event::Stranger => {
-                        l.foreign();
-                        foreign += 1;
-                    }
-                    Event::Book { sequence } => {
-                        let verdict = l.book(sequence, t + now);
-                        prop_assert_eq!(verdict.is_some(), sequence < sends);
-                        if let Some(verdict) = verdict {
-                            prop_assert_eq!(verdict.delivery.foreign, foreign);
-                            books.insert(sequence, (verdict.outcome, verdict.delivery));
-                        }
-                        foreign = 0;
-                    }
-                }
-                while let Some(c) = l.poll(t + now) {
-                    let before = books.insert(c.delivery.sequence, (c.outcome, c.delivery.clone()));
-                    prop_assert!(before.is_some_and(|b| b != (c.outcome, c.delivery)), "news about the booked only");
-                }
-                for (sequence, (outcome, delivery)) in &books {
-                    let (fate, latency, duplicates, reordered) = model(&history, *sequence, now);
-                    prop_assert_eq!(delivery.fate, fate);
-                    prop_assert_eq!(delivery.latency_ms, latency);
-                    prop_assert_eq!(delivery.duplicates, duplicates);
-                    prop_assert_eq!(delivery.reordered, reordered);
-                    let expected = match fate {
-                        Fate::Arrived => Outcome::Ok,
-                        Fate::Late | Fate::Pending => Outcome::Slow,
-                        Fate::Lost | Fate::Unsent | Fate::Uncertain => Outcome::Failed,
-                    };
-                    prop_assert_eq!(*outcome, expected);
-                }
-                let outstanding = books.values().any(|(_, d)| matches!(d.fate, Fate::Pending | Fate::Lost));
-                prop_assert_eq!(l.is_outstanding(t + now), outstanding);
-            }
-        }
-    }
-}
+mod tests;

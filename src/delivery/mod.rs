@@ -6,7 +6,7 @@ pub mod ledger;
 pub mod tracer;
 
 pub use self::{
-    ledger::{Ledger, Sighting, Terms},
+    ledger::{Arriving, Ledger, Sighting, Terms},
     tracer::{CheckKey, Found, Identity, Key, Seen},
 };
 

@@ -161,8 +161,8 @@ pub struct Composed {
 pub enum Seen {
     /// A tracer of this check, made with this key.
     Ours(Found),
-    /// A tracer made with this key, of another check.
-    OtherCheck,
+    /// A tracer made with this key, of another check, and when it was made.
+    OtherCheck(Timestamp),
     /// It has the form of a tracer and is not authenticated by this key: forged, another agent's, or an earlier run's.
     Unproven,
     /// No tracer at all.
@@ -221,7 +221,7 @@ pub fn recognise(key: &Key, check: CheckKey, payload: &[u8]) -> Seen {
             nonce: u64::from_be_bytes(array(&fields[24..32])),
         };
         if identity.check != check {
-            return Seen::OtherCheck;
+            return Seen::OtherCheck(identity.sent_at);
         }
         let arrived = &payload[start + after..];
         return Seen::Ours(Found { identity, integrity: judge(&fields, arrived) });
@@ -501,7 +501,7 @@ mod tests {
         let other_key = Key::new(&[8; 32]);
         assert_eq!(recognise(&other_key, check(), &payload), Seen::Unproven);
         let other_check = CheckKey::new(&key(), &"mqtt/other".parse().expect("a name"));
-        assert_eq!(recognise(&key(), other_check, &payload), Seen::OtherCheck);
+        assert_eq!(recognise(&key(), other_check, &payload), Seen::OtherCheck(identity(9).sent_at));
         for stranger in ["", "hello", "bongsu1.", "bongsu1.short", "bongsu2.AAAA"] {
             assert_eq!(recognise(&key(), check(), stranger.as_bytes()), Seen::Stranger, "{stranger}");
         }

@@ -9,6 +9,7 @@
 //! is neither good nor bad.
 
 pub mod flapping;
+mod measure;
 mod memory;
 pub mod window;
 
@@ -21,7 +22,7 @@ pub use self::{
     window::{Point, Sample, Window},
 };
 use crate::{
-    observation::{Correction, Fate, Kind, Observation, Outcome, Reason},
+    observation::{Correction, Fate, Observation, Outcome, Reason},
     value::{Ratio, Timestamp},
 };
 
@@ -38,35 +39,57 @@ pub struct Thresholds {
     pub degraded: Degraded,
 }
 
-/// What makes a check degraded, over a window. A share that is absent is not looked at.
+/// What makes a check degraded, over a window. A share or a percentile that is absent is not looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Degraded {
     /// Share of slow observations.
     pub slow: Option<Ratio>,
+    /// Share of messages that arrived after their objective.
+    pub late: Option<Ratio>,
     /// Share of failed attempts and lost messages.
     pub loss: Option<Ratio>,
+    /// Share of messages that were not accepted, for good or for now.
+    pub refused: Option<Ratio>,
     /// Share of messages that arrived more than once.
     pub duplicates: Option<Ratio>,
+    /// Share of messages that arrived after a later one.
+    pub reordered: Option<Ratio>,
+    /// Share of messages that arrived other than they were sent.
+    pub changed: Option<Ratio>,
+    /// Messages of others for each of one's own.
+    pub foreign: Option<Ratio>,
+    /// Share of new logins refused while kept sessions deliver.
+    pub login: Option<Ratio>,
     /// 95th percentile of the latency.
     pub p95: Option<Duration>,
+    /// 95th percentile of the time to the acknowledgement.
+    pub accept_p95: Option<Duration>,
     /// The window.
     pub window: Duration,
 }
 
-impl Default for Thresholds {
+impl Default for Degraded {
     fn default() -> Self {
         Self {
-            failures: 5,
-            confirm_every: Duration::from_secs(3),
-            recoveries: 2,
-            degraded: Degraded {
-                slow: Some(Ratio(0.2)),
-                loss: Some(Ratio(0.01)),
-                duplicates: Some(Ratio(0.01)),
-                p95: None,
-                window: Duration::from_secs(600),
-            },
+            slow: Some(Ratio(0.2)),
+            late: None,
+            loss: Some(Ratio(0.01)),
+            refused: None,
+            duplicates: Some(Ratio(0.01)),
+            reordered: None,
+            changed: Some(Ratio(0.01)),
+            foreign: None,
+            login: Some(Ratio(0.1)),
+            p95: None,
+            accept_p95: None,
+            window: Duration::from_secs(600),
         }
+    }
+}
+
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self { failures: 5, confirm_every: Duration::from_secs(3), recoveries: 2, degraded: Degraded::default() }
     }
 }
 
@@ -230,8 +253,8 @@ impl Track {
         self.memory.as_of = self.memory.as_of.max(at);
         match Sign::of(observation) {
             Sign::Bad => self.bad(thresholds, at, observation.reason.as_ref(), &mut changes),
-            Sign::Good => self.good(thresholds, at, observation.outcome == Outcome::Slow, &mut changes),
-            Sign::Open => self.judge(thresholds, at, &mut changes),
+            Sign::Good => self.good(thresholds, at, observation.outcome, observation.reason.as_ref(), &mut changes),
+            Sign::Open => self.judge(thresholds, at, observation.reason.as_ref(), &mut changes),
             Sign::Blind => self.blind(thresholds, at),
         }
         self.flap(at, &mut changes);
@@ -242,16 +265,17 @@ impl Track {
     pub fn correct(&mut self, thresholds: &Thresholds, correction: &Correction) -> Vec<Change> {
         let mut changes = Vec::new();
         let at = correction.observed_at;
-        let was = self.window.correct(at, correction.outcome, &correction.delivery);
+        let reason = correction.reason.as_ref();
+        let was = self.window.correct(correction);
         let overtaken = self.memory.last_good.is_some_and(|good| good > at);
         match (was, correction.outcome) {
             // Pending has become lost. If a later message got through, it is one loss; else the run goes on.
             (Some(Outcome::Slow | Outcome::Ok), Outcome::Failed) if !overtaken => {
-                self.bad(thresholds, at, correction.reason.as_ref(), &mut changes);
+                self.bad(thresholds, at, reason, &mut changes);
             }
             // Pending has arrived after all.
             (Some(Outcome::Slow | Outcome::Ok), Outcome::Ok | Outcome::Slow) if !overtaken => {
-                self.good(thresholds, at, true, &mut changes);
+                self.good(thresholds, at, correction.outcome, reason, &mut changes);
             }
             // Booked as lost, and arrived: it never was a failure.
             (Some(Outcome::Failed), Outcome::Ok | Outcome::Slow) => {
@@ -262,9 +286,9 @@ impl Track {
                         self.enter(State::Up, self.memory.as_of);
                     }
                 }
-                self.judge(thresholds, self.memory.as_of, &mut changes);
+                self.judge(thresholds, self.memory.as_of, reason, &mut changes);
             }
-            _ => self.judge(thresholds, self.memory.as_of, &mut changes),
+            _ => self.judge(thresholds, self.memory.as_of, reason, &mut changes),
         }
         changes
     }
@@ -272,7 +296,10 @@ impl Track {
     /// How soon the check is to be asked again.
     pub fn pace(&self, thresholds: &Thresholds) -> Pace {
         let recovering = self.severity() == Some(Severity::Down) && self.memory.good.count > 0 && !self.memory.flapping;
+        let refused = self.memory.trouble.is_none() && self.window.latest().is_some_and(|s| s.login() == Some(false));
         match self.memory.state {
+            // New logins fail: soon it is known whether that lasts.
+            State::Up | State::Unknown if refused => Pace::Confirm(thresholds.confirm_every),
             State::Suspect => Pace::Confirm(thresholds.confirm_every),
             State::Down if recovering => Pace::Confirm(thresholds.confirm_every),
             State::Unknown | State::Up | State::Degraded | State::Down => Pace::Regular,
@@ -331,7 +358,14 @@ impl Track {
         }
     }
 
-    fn good(&mut self, thresholds: &Thresholds, at: Timestamp, slow: bool, changes: &mut Vec<Change>) {
+    fn good(
+        &mut self,
+        thresholds: &Thresholds,
+        at: Timestamp,
+        outcome: Outcome,
+        reason: Option<&Reason>,
+        changes: &mut Vec<Change>,
+    ) {
         let memory = &mut self.memory;
         memory.blind = 0;
         memory.bad = Run::default();
@@ -339,7 +373,7 @@ impl Track {
             memory.good = Run { count: 0, first: at, reason: None, slow: 0 };
         }
         memory.good.count = memory.good.count.saturating_add(1);
-        memory.good.slow += u32::from(slow);
+        memory.good.slow += u32::from(outcome == Outcome::Slow);
         memory.last_good = Some(memory.last_good.map_or(at, |last| last.max(at)));
         match self.severity() {
             Some(Severity::Down) if self.memory.good.count < thresholds.recoveries => self.enter(State::Down, at),
@@ -347,11 +381,11 @@ impl Track {
             Some(Severity::Down) => self.recover(at, changes),
             Some(Severity::Degraded) => {
                 self.enter(State::Degraded, at);
-                self.judge(thresholds, at, changes);
+                self.judge(thresholds, at, reason, changes);
             }
             None => {
                 self.enter(State::Up, at);
-                self.judge(thresholds, at, changes);
+                self.judge(thresholds, at, reason, changes);
             }
         }
     }
@@ -387,11 +421,11 @@ impl Track {
 
     /// Enters or leaves `degraded` by what the window shows. Never while an outage is confirmed or suspected: those
     /// have their own verdict, and telling of one trouble twice is noise.
-    fn judge(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
+    fn judge(&mut self, thresholds: &Thresholds, at: Timestamp, reason: Option<&Reason>, changes: &mut Vec<Change>) {
         if self.severity() == Some(Severity::Down) || self.memory.bad.count > 0 {
             return;
         }
-        let verdict = self.window.judge(&thresholds.degraded, self.memory.judged_since);
+        let verdict = self.window.judge(&thresholds.degraded, self.memory.judged_since, reason);
         match (verdict, self.memory.trouble.as_ref()) {
             (Some(offence), None) => {
                 let trouble =
@@ -444,11 +478,6 @@ impl Track {
         }
         memory
     }
-}
-
-/// Whether an observation is a booked loss.
-pub(crate) fn is_loss(observation: &Observation) -> bool {
-    observation.reason.as_ref().is_some_and(|r| r.kind == Kind::Lost)
 }
 
 #[cfg(test)]

@@ -9,56 +9,27 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    observation::{Delivery, Fate, Kind, Observation, Outcome, Phase, Reason, to_ms},
-    value::{Ratio, TimeSpan, Timestamp},
+pub use super::measure::{CHANCE_LOSS_MAX, CHANCE_SLOW_MAX, Sample};
+use super::{
+    Degraded, Edge, flapping,
+    measure::{Count, Quantile, Share, quantiles, shares},
 };
-
-use super::{Degraded, Edge, flapping};
+use crate::{
+    observation::{Correction, Kind, Outcome, Reason, to_ms},
+    value::{TimeSpan, Timestamp},
+};
 
 /// Most samples kept, whatever the window: ten minutes at two a second.
 pub const SAMPLES_MAX: usize = 1_200;
 
-/// How unlikely chance must be before slow answers or duplicates count: few enough false alarms for a warning.
-pub const CHANCE_SLOW_MAX: f64 = 1e-3;
-
-/// The same for losses. At a 30 s interval a year has a million windows; one false page in a hundred check-years
-/// allows each of them about 1e-8.
-pub const CHANCE_LOSS_MAX: f64 = 1e-8;
-
 /// Fewest samples from which a quantile is taken.
 pub const QUANTILE_SAMPLES_MIN: usize = 10;
 
+/// Fewest attempts or messages of which a share is taken, where there are so many.
+pub const JUDGED_MIN: u32 = 5;
+
 /// Good samples in a row that end a degradation, as far as the window holds so many.
 pub const HEALED_RUN: usize = 10;
-
-/// What is kept of an observation: 24 bytes.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample {
-    /// When the attempt began.
-    pub at: Timestamp,
-    /// How it went.
-    pub outcome: Outcome,
-    /// Its latency in milliseconds.
-    pub latency_ms: f32,
-    /// Whether a message arrived more than once.
-    pub duplicated: bool,
-    /// Whether it is a booked loss.
-    pub lost: bool,
-}
-
-impl Sample {
-    /// What is kept of an observation.
-    pub fn of(observation: &Observation) -> Self {
-        Self {
-            at: observation.at,
-            outcome: observation.outcome,
-            latency_ms: to_ms(observation.latency()) as f32,
-            duplicated: observation.delivery.as_ref().is_some_and(|d| d.duplicates > 0),
-            lost: super::is_loss(observation),
-        }
-    }
-}
 
 /// One observation in a plot.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -93,23 +64,12 @@ pub struct Window {
     samples: VecDeque<Sample>,
 }
 
-/// What is counted, and what it is called.
-struct Measure {
-    share_max: Option<Ratio>,
-    chance_max: f64,
-    fewest: usize,
-    offends: fn(&Sample) -> bool,
-    phase: Phase,
-    kind: Kind,
-    words: &'static str,
-}
-
 impl Window {
     /// Adds a sample and forgets what is older than `span` (though not the latest ones, which flapping and plots
     /// need) and beyond [`SAMPLES_MAX`].
     pub fn push(&mut self, sample: Sample, span: Duration) {
-        self.samples.push_back(sample);
         let keep_from = sample.at - span;
+        self.samples.push_back(sample);
         while self.samples.len() > SAMPLES_MAX
             || (self.samples.len() > flapping::OBSERVATIONS && self.samples.front().is_some_and(|s| s.at < keep_from))
         {
@@ -118,15 +78,10 @@ impl Window {
     }
 
     /// Books a sample anew; returns its outcome before, `None` when it is no longer in the window.
-    pub fn correct(&mut self, at: Timestamp, outcome: Outcome, delivery: &Delivery) -> Option<Outcome> {
-        let sample = self.samples.iter_mut().rev().find(|s| s.at == at)?;
+    pub fn correct(&mut self, correction: &Correction) -> Option<Outcome> {
+        let sample = self.samples.iter_mut().rev().find(|s| s.at == correction.observed_at)?;
         let was = sample.outcome;
-        sample.outcome = outcome;
-        sample.lost = delivery.fate == Fate::Lost;
-        sample.duplicated = delivery.duplicates > 0;
-        if let Some(latency) = delivery.latency_ms {
-            sample.latency_ms = to_ms(latency) as f32;
-        }
+        sample.correct(correction);
         Some(was)
     }
 
@@ -152,63 +107,72 @@ impl Window {
         self.samples.iter().filter(|s| s.at >= from && s.outcome != Outcome::Unknown).collect()
     }
 
-    /// Whether the samples since `since` within the window show a degraded service.
-    pub fn judge(&self, limits: &Degraded, since: Timestamp) -> Option<Offence> {
+    /// Whether the samples since `since` within the window show a degraded service. `latest` is the reason of what
+    /// was observed last: it tells more of the same trouble.
+    pub fn judge(&self, limits: &Degraded, since: Timestamp, latest: Option<&Reason>) -> Option<Offence> {
         // Most windows hold nothing to judge, and this is asked at every observation.
-        let clean = |s: &Sample| s.outcome == Outcome::Ok && !s.duplicated;
-        if limits.p95.is_none() && self.samples.iter().all(clean) {
+        let timeless = limits.p95.is_none() && limits.accept_p95.is_none();
+        if timeless && self.samples.iter().all(Sample::is_clean) {
             return None;
         }
         let samples = self.judged(limits.window, since);
-        measures(limits)
+        let mut offence = shares(limits)
             .iter()
-            .find_map(|m| self.exceeded(m, &samples))
-            .or_else(|| self.slow_quantile(limits, &samples))
+            .find_map(|share| self.exceeded(share, &samples))
+            .or_else(|| quantiles(limits).iter().find_map(|quantile| self.too_long(quantile, &samples)))?;
+        if let Some(latest) = latest.filter(|l| l.phase == offence.reason.phase && l.kind != Kind::Slow) {
+            let text = format!("{}: {}", offence.reason.text, latest.text);
+            offence.reason = Reason::new(offence.reason.phase, offence.reason.kind, text);
+        }
+        Some(offence)
     }
 
-    fn exceeded(&self, measure: &Measure, samples: &[&Sample]) -> Option<Offence> {
-        let share_max = measure.share_max?;
-        let bad_in = |part: &[&Sample]| part.iter().filter(|s| (measure.offends)(s)).count();
-        if bad_in(samples) < measure.fewest {
+    fn exceeded(&self, share: &Share, samples: &[&Sample]) -> Option<Offence> {
+        let max = share.max?;
+        let counted: Vec<(Count, &Sample)> = samples.iter().filter_map(|s| Some(((share.count)(s)?, *s))).collect();
+        let sum = |part: &[(Count, &Sample)]| {
+            part.iter().fold(Count::default(), |sum, (count, _)| Count {
+                bad: sum.bad.saturating_add(count.bad),
+                all: sum.all.saturating_add(count.all),
+            })
+        };
+        if sum(&counted).bad < share.fewest {
             return None;
         }
-        let length = suffix_lengths(samples.len()).find(|length| {
-            let part = &samples[samples.len() - length..];
-            let bad = bad_in(part);
-            bad >= measure.fewest
-                && bad as f64 >= share_max.0 * part.len() as f64
-                && binomial_tail(bad, part.len(), share_max.0) <= measure.chance_max
+        let count = suffix_lengths(counted.len()).map(|length| sum(&counted[counted.len() - length..])).find(|c| {
+            c.all >= JUDGED_MIN.min(sum(&counted).all)
+                && c.bad >= share.fewest
+                && f64::from(c.bad) >= max.0 * f64::from(c.all)
+                && binomial_tail(c.bad as usize, c.all as usize, max.0) <= share.chance_max
         })?;
-        let part = &samples[samples.len() - length..];
-        let text = format!("{} of the last {length} {} (limit {share_max})", bad_in(part), measure.words,);
-        self.offence(samples, measure.offends, Reason::new(measure.phase, measure.kind, text))
+        let text = format!("{} of the last {} {} (limit {max})", count.bad, count.all, share.words);
+        let offends = |(count, _): &&(Count, &Sample)| count.bad > 0;
+        let first = counted.iter().find(offends)?.1.at;
+        let last = counted.iter().rev().find(offends)?.1.at;
+        let started = Edge { after: self.before(first), by: first };
+        Some(Offence { started, last, reason: Reason::new(share.phase, share.kind, text) })
     }
 
-    fn slow_quantile(&self, limits: &Degraded, samples: &[&Sample]) -> Option<Offence> {
-        let limit = limits.p95?;
-        let mut latencies: Vec<f32> =
-            samples.iter().filter(|s| s.outcome != Outcome::Failed).map(|s| s.latency_ms).collect();
-        if latencies.len() < QUANTILE_SAMPLES_MIN {
+    fn too_long(&self, quantile: &Quantile, samples: &[&Sample]) -> Option<Offence> {
+        let limit = quantile.max?;
+        let mut times: Vec<f32> = samples.iter().filter_map(|s| (quantile.ms)(s)).collect();
+        if times.len() < QUANTILE_SAMPLES_MIN {
             return None;
         }
-        latencies.sort_by(f32::total_cmp);
-        let p95 = latencies[(latencies.len() * 95).div_ceil(100) - 1];
+        times.sort_by(f32::total_cmp);
+        let p95 = times[(times.len() * 95).div_ceil(100) - 1];
         let limit_ms = to_ms(limit) as f32;
         if p95 <= limit_ms {
             return None;
         }
         let shown = |ms: f32| TimeSpan(Duration::from_secs_f32(ms.max(0.0) / 1_000.0));
-        let text = format!("95th percentile of the latency is {}, limit {}", shown(p95), TimeSpan(limit));
-        let first = samples.iter().find(|s| s.latency_ms > limit_ms).map(|s| s.at);
-        let last = samples.iter().rev().find(|s| s.latency_ms > limit_ms).map(|s| s.at)?;
-        let started = Edge { after: self.before(first?), by: first? };
-        Some(Offence { started, last, reason: Reason::new(Phase::Exchange, Kind::Slow, text) })
-    }
-
-    fn offence(&self, samples: &[&Sample], offends: fn(&Sample) -> bool, reason: Reason) -> Option<Offence> {
-        let first = samples.iter().find(|s| offends(s))?.at;
-        let last = samples.iter().rev().find(|s| offends(s))?.at;
-        Some(Offence { started: Edge { after: self.before(first), by: first }, last, reason })
+        let words = quantile.words;
+        let text = format!("95th percentile of {words} is {}, limit {}", shown(p95), TimeSpan(limit));
+        let offends = |s: &&&Sample| (quantile.ms)(s).is_some_and(|ms| ms > limit_ms);
+        let first = samples.iter().find(offends)?.at;
+        let last = samples.iter().rev().find(offends)?.at;
+        let started = Edge { after: self.before(first), by: first };
+        Some(Offence { started, last, reason: Reason::new(quantile.phase, Kind::Slow, text) })
     }
 
     fn before(&self, at: Timestamp) -> Option<Timestamp> {
@@ -219,11 +183,21 @@ impl Window {
     /// fewer) are fine.
     pub fn healed(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
         let samples = self.judged(limits.window, since);
-        let offends = |s: &Sample| {
-            measures(limits).iter().any(|m| m.share_max.is_some() && (m.offends)(s))
-                || limits.p95.is_some_and(|limit| f64::from(s.latency_ms) > to_ms(limit))
-        };
-        let run = samples.iter().rev().take_while(|s| !offends(s)).count();
+        let (shares, quantiles) = (shares(limits), quantiles(limits));
+        let mut refused = false;
+        let fine: Vec<bool> = samples
+            .iter()
+            .map(|s| {
+                // Between two logins the answer of the latest stands.
+                refused = s.login().map_or(refused, |ok| !ok);
+                let in_share = |share: &Share| share.max.is_some() && (share.count)(s).is_some_and(|c| c.bad > 0);
+                let too_long =
+                    |q: &Quantile| q.max.is_some_and(|max| (q.ms)(s).is_some_and(|ms| f64::from(ms) > to_ms(max)));
+                let is_refused = refused && limits.login.is_some();
+                !is_refused && !shares.iter().any(in_share) && !quantiles.iter().any(too_long)
+            })
+            .collect();
+        let run = fine.iter().rev().take_while(|fine| **fine).count();
         if run == 0 || run < HEALED_RUN.min(samples.len()) {
             return None;
         }
@@ -232,41 +206,11 @@ impl Window {
     }
 }
 
-fn measures(limits: &Degraded) -> [Measure; 3] {
-    [
-        Measure {
-            share_max: limits.loss,
-            chance_max: CHANCE_LOSS_MAX,
-            fewest: 2,
-            offends: |s| s.outcome == Outcome::Failed,
-            phase: Phase::Deliver,
-            kind: Kind::Lost,
-            words: "failed or were lost",
-        },
-        Measure {
-            share_max: limits.duplicates,
-            chance_max: CHANCE_SLOW_MAX,
-            fewest: 2,
-            offends: |s| s.duplicated,
-            phase: Phase::Deliver,
-            kind: Kind::Duplicate,
-            words: "arrived more than once",
-        },
-        Measure {
-            share_max: limits.slow,
-            chance_max: CHANCE_SLOW_MAX,
-            fewest: 3,
-            offends: |s| s.outcome == Outcome::Slow,
-            phase: Phase::Exchange,
-            kind: Kind::Slow,
-            words: "were slow",
-        },
-    ]
-}
-
-/// The lengths of the recent past that are judged: 5, 10, 20 … and all of it. A short past is judged first.
+/// The lengths of the recent past that are judged: one sample (which may be a burst of messages), then 5, 10, 20 …
+/// and all of it. A short past is judged first.
 fn suffix_lengths(all: usize) -> impl Iterator<Item = usize> {
-    std::iter::successors(Some(5_usize), |n| n.checked_mul(2)).take_while(move |n| *n < all).chain(std::iter::once(all))
+    let growing = std::iter::successors(Some(5_usize), |n| n.checked_mul(2));
+    std::iter::once(1).chain(growing).take_while(move |n| *n < all).chain(std::iter::once(all))
 }
 
 /// Probability of at least `bad` successes in `all` independent trials of probability `share`.
@@ -295,7 +239,7 @@ fn binomial_tail(bad: usize, all: usize, share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::Thresholds;
+    use crate::detect::{Thresholds, measure::Messages};
 
     fn window(outcomes: &str) -> Window {
         let mut window = Window::default();
@@ -307,7 +251,8 @@ mod tests {
                 _ => Outcome::Unknown,
             };
             let at = Timestamp::from_millis(1_000 * (i as i64 + 1));
-            let sample = Sample { at, outcome, latency_ms: 10.0, duplicated: c == 'd', lost: false };
+            let messages = (c == 'd').then(|| Box::new(Messages { all: 1, duplicates: 1, ..Messages::default() }));
+            let sample = Sample { at, outcome, latency_ms: 10.0, messages };
             window.push(sample, Duration::from_secs(600));
         }
         window
@@ -349,15 +294,16 @@ mod tests {
             ("????????????????????", None),
         ];
         for (outcomes, expected) in table {
-            let offence = window(outcomes).judge(&limits, Timestamp::EPOCH);
+            let offence = window(outcomes).judge(&limits, Timestamp::EPOCH, None);
             assert_eq!(offence.map(|o| o.reason.kind), expected, "{outcomes}");
         }
     }
 
     #[test]
     fn a_degradation_begins_after_the_sample_before_the_first_slow_one() {
-        let offence =
-            window("oooosssss").judge(&Thresholds::default().degraded, Timestamp::EPOCH).expect("five slow in a row");
+        let offence = window("oooosssss")
+            .judge(&Thresholds::default().degraded, Timestamp::EPOCH, None)
+            .expect("five slow in a row");
         assert_eq!(offence.started, Edge { after: Some(second(4)), by: second(5) });
         assert_eq!(offence.last, second(9));
         assert_eq!(offence.reason.text, "5 of the last 5 were slow (limit 20%)");
@@ -379,10 +325,7 @@ mod tests {
         let mut busy = Window::default();
         for i in 0..5_000 {
             let at = Timestamp::from_millis(i);
-            busy.push(
-                Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, duplicated: false, lost: false },
-                Duration::from_secs(600),
-            );
+            busy.push(Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, messages: None }, Duration::from_secs(600));
         }
         assert_eq!(busy.samples.len(), SAMPLES_MAX);
     }
@@ -391,9 +334,9 @@ mod tests {
     fn the_quantile_is_a_threshold_of_its_own() {
         let mut limits = Thresholds::default().degraded;
         limits.p95 = Some(Duration::from_millis(9));
-        let offence = window("oooooooooo").judge(&limits, Timestamp::EPOCH).expect("all above 9 ms");
+        let offence = window("oooooooooo").judge(&limits, Timestamp::EPOCH, None).expect("all above 9 ms");
         assert_eq!(offence.reason.text, "95th percentile of the latency is 10ms, limit 9ms");
         limits.p95 = Some(Duration::from_millis(10));
-        assert_eq!(window("oooooooooo").judge(&limits, Timestamp::EPOCH), None);
+        assert_eq!(window("oooooooooo").judge(&limits, Timestamp::EPOCH, None), None);
     }
 }

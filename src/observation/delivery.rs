@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Reason, Side};
+use crate::value::Timestamp;
+
 /// What became of a message as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -81,40 +84,204 @@ impl Integrity {
     }
 }
 
-/// What a delivery attempt measured about its message.
+/// How many messages of an attempt met which fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Fates {
+    /// Arrived within the objective.
+    pub arrived: u32,
+    /// Arrived after it.
+    pub late: u32,
+    /// Absent so far.
+    pub pending: u32,
+    /// Accepted, absent at the horizon.
+    pub lost: u32,
+    /// Never accepted.
+    pub unsent: u32,
+    /// Acceptance unknown, absent at the horizon.
+    pub uncertain: u32,
+}
+
+impl Fates {
+    /// Those of one message.
+    pub fn of(fate: Fate) -> Self {
+        let mut fates = Self::default();
+        *fates.count(fate) += 1;
+        fates
+    }
+
+    /// The count of one fate.
+    pub fn count(&mut self, fate: Fate) -> &mut u32 {
+        match fate {
+            Fate::Arrived => &mut self.arrived,
+            Fate::Late => &mut self.late,
+            Fate::Pending => &mut self.pending,
+            Fate::Lost => &mut self.lost,
+            Fate::Unsent => &mut self.unsent,
+            Fate::Uncertain => &mut self.uncertain,
+        }
+    }
+
+    /// All messages.
+    pub fn messages(self) -> u32 {
+        [self.arrived, self.late, self.pending, self.lost, self.unsent, self.uncertain]
+            .into_iter()
+            .fold(0, u32::saturating_add)
+    }
+
+    /// Those that did not get through, as far as that is known.
+    pub fn missing(self) -> u32 {
+        self.lost.saturating_add(self.unsent).saturating_add(self.uncertain)
+    }
+
+    /// What is told of all of them in one word: pending as long as one is, else the worst there is.
+    pub fn worst(self) -> Fate {
+        let order = [
+            (self.pending, Fate::Pending),
+            (self.lost, Fate::Lost),
+            (self.uncertain, Fate::Uncertain),
+            (self.unsent, Fate::Unsent),
+            (self.late, Fate::Late),
+        ];
+        order.into_iter().find(|(count, _)| *count > 0).map_or(Fate::Arrived, |(_, fate)| fate)
+    }
+
+    fn is_of_one(&self) -> bool {
+        self.messages() <= 1
+    }
+}
+
+/// A login made for its own sake, beside kept sessions that need none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Login {
+    /// Whether both sides let us in.
+    pub ok: bool,
+    /// From the start to the end of the slower side's login.
+    #[serde(with = "ms")]
+    pub ms: Duration,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// A kept session that had to be opened anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reconnection {
+    /// Which.
+    pub side: Side,
+    /// How the one before it ended, in one line.
+    pub why: String,
+}
+
+/// A message whose fate is still open, as it is kept across a restart of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// Position in the check's series.
+    pub sequence: u64,
+    /// The random part of its identity.
+    pub nonce: u64,
+    /// When it was made, on the wall clock: part of its identity.
+    pub sent_at: Timestamp,
+    /// The observation it belongs to, by the start of its attempt.
+    pub observed_at: Timestamp,
+    /// What the sending side said and after what time; `None` while it had not answered.
+    pub answer: Option<(Accept, Duration)>,
+    /// Whether its observation has been told.
+    pub booked: bool,
+}
+
+/// What a delivery attempt measured about its message, or about the messages of its burst.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// What became of it.
+    /// What became of it; of a burst, see [`Fates::worst`].
     pub fate: Fate,
-    /// What the sending side said.
+    /// What became of each message of a burst (of a single one, `fate` tells it).
+    #[serde(default, skip_serializing_if = "Fates::is_of_one")]
+    pub fates: Fates,
+    /// What the sending side said; of a burst, the worst of it.
     pub accept: Accept,
-    /// Time to that acknowledgement.
+    /// Time to that acknowledgement; of a burst, the longest.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "opt_ms")]
     pub accept_ms: Option<Duration>,
-    /// Send to arrival on this process's monotonic clock.
+    /// Send to arrival on this process's monotonic clock; of a burst, the longest.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "opt_ms")]
     pub latency_ms: Option<Duration>,
-    /// Position in this check's series of messages.
+    /// Position in this check's series of messages; of a burst, that of its first.
     pub sequence: u64,
-    /// Further copies of this message seen so far.
+    /// Further copies seen so far.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub duplicates: u32,
     /// Messages seen meanwhile that are not this check's: retained, old, forged or a stranger's.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub foreign: u32,
-    /// Whether a message with a higher sequence arrived before it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub reordered: bool,
-    /// Whether it arrived as it was sent.
+    /// Messages before which one with a higher sequence arrived.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reordered: u32,
+    /// Messages that arrived other than they were sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed: u32,
+    /// Whether they arrived as they were sent: the worst that was seen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<Integrity>,
     /// Integrity samples that the protocol cannot carry and that were left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// A fresh login beside kept sessions, where one was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<Login>,
+    /// Kept sessions that had to be opened anew for this attempt.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reconnections: Vec<Reconnection>,
+    /// The messages whose fate may still change. Kept in the store's own table, not told.
+    #[serde(skip)]
+    pub open: Vec<Flight>,
+}
+
+impl Delivery {
+    /// One message of which nothing more is known.
+    pub fn new(fate: Fate, accept: Accept, sequence: u64) -> Self {
+        Self {
+            fate,
+            fates: Fates::default(),
+            accept,
+            accept_ms: None,
+            latency_ms: None,
+            sequence,
+            duplicates: 0,
+            foreign: 0,
+            reordered: 0,
+            changed: 0,
+            integrity: None,
+            left_out: Vec::new(),
+            login: None,
+            reconnections: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    /// How many messages met which fate.
+    pub fn all_fates(&self) -> Fates {
+        if self.fates.messages() == 0 { Fates::of(self.fate) } else { self.fates }
+    }
 }
 
 fn is_zero(n: &u32) -> bool {
     *n == 0
+}
+
+mod ms {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(span: &Duration, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(crate::observation::to_ms(*span))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+        let ms = f64::deserialize(d)?;
+        Ok(Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or_default())
+    }
 }
 
 mod opt_ms {

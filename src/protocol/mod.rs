@@ -93,6 +93,12 @@ pub trait Sender: Send + Sync {
     /// What its messages can carry.
     fn carries(&self) -> Carries;
 
+    /// Whether a second session would end or block the first (a fixed MQTT client identifier): then no login is made
+    /// beside a kept session.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
+
     /// Connects and logs in.
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>>;
 }
@@ -137,6 +143,18 @@ pub struct SendFailure {
 pub trait Receiver: Send + Sync {
     /// What is received from, for people, without secrets.
     fn target(&self) -> String;
+
+    /// Whether messages wait at the server for whoever logs in next (a mailbox), so that one which came while nobody
+    /// listened is found, and its absence proves something.
+    fn keeps(&self) -> bool {
+        false
+    }
+
+    /// Whether a second session would end or block the first (a fixed MQTT client identifier, POP3's locked maildrop):
+    /// then no login is made beside a kept session.
+    fn is_exclusive(&self) -> bool {
+        false
+    }
 
     /// Connects, logs in and starts to listen. Once this returns `Ok`, a message sent from then on will be seen.
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>>;

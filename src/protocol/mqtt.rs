@@ -215,6 +215,10 @@ impl Sender for Publisher {
         Carries { unicode: true, lines: true, line_bytes_max: PAYLOAD_BYTES_MAX, bytes_max: PAYLOAD_BYTES_MAX }
     }
 
+    fn is_exclusive(&self) -> bool {
+        self.0.broker.is_exclusive()
+    }
+
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn SendSession>, Reason>> {
         Box::pin(async move {
             let session = log_in(&self.0.broker, cx).await?;
@@ -326,6 +330,10 @@ struct Subscriber(Place);
 impl Receiver for Subscriber {
     fn target(&self) -> String {
         self.0.broker.target.clone()
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.0.broker.is_exclusive()
     }
 
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>> {

@@ -92,13 +92,13 @@ fn digest(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
     short
 }
 
-/// What a delivery counts as.
+/// How many messages of a delivery count as what.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
-    pub sent: bool,
-    pub lost: bool,
-    pub late: bool,
-    pub duplicated: bool,
+    pub sent: u64,
+    pub lost: u64,
+    pub late: u64,
+    pub duplicated: u64,
 }
 
 /// The sums of a day.
@@ -151,10 +151,10 @@ impl Day {
             self.latencies.add(latency_us);
         }
         if let Some(d) = delivery {
-            self.sent += u64::from(d.sent);
-            self.lost += u64::from(d.lost);
-            self.late += u64::from(d.late);
-            self.duplicated += u64::from(d.duplicated);
+            self.sent += d.sent;
+            self.lost += d.lost;
+            self.late += d.late;
+            self.duplicated += d.duplicated;
         }
     }
 

@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 
 use super::error::Fault;
 use crate::{
-    observation::{Accept, Delivery, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason, Side, TlsFacts},
+    observation::{
+        Accept, Correction, DETAILS_MAX, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason, Reconnection,
+        Side, TlsFacts,
+    },
     value::Timestamp,
 };
 
@@ -127,6 +130,10 @@ struct Evidence {
     tls: Option<TlsFacts>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    login: Option<Reason>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    reconnections: Vec<Reconnection>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     details: Map<String, Value>,
 }
@@ -139,6 +146,8 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
         address: o.address,
         tls: o.tls.clone(),
         left_out: o.delivery.as_ref().map(|d| d.left_out.clone()).unwrap_or_default(),
+        login: o.delivery.as_ref().and_then(|d| d.login.as_ref()?.reason.clone()),
+        reconnections: o.delivery.as_ref().map(|d| d.reconnections.clone()).unwrap_or_default(),
         details: o.details.clone(),
     };
     if is_plain(o) {
@@ -162,19 +171,26 @@ pub(super) fn read_evidence(json: &str, o: &mut Observation) -> Result<(), Fault
     (o.reason, o.address, o.tls, o.details) = (evidence.reason, evidence.address, evidence.tls, evidence.details);
     if let Some(delivery) = &mut o.delivery {
         delivery.left_out = evidence.left_out;
+        if let Some(login) = &mut delivery.login {
+            login.reason = evidence.login;
+        }
+        delivery.reconnections = evidence.reconnections;
     }
     Ok(())
 }
 
-/// The evidence of a row after a correction: the reason and what was left out are new, the rest stays.
-pub(super) fn corrected_evidence(
-    json: Option<&str>,
-    reason: Option<&Reason>,
-    delivery: &Delivery,
-) -> Result<Option<String>, Fault> {
+/// The evidence of a row after a correction: the reason is new, evidence that came with it is added, the rest stays.
+pub(super) fn corrected_evidence(json: Option<&str>, correction: &Correction) -> Result<Option<String>, Fault> {
     let mut evidence: Evidence = json.map(|json| from_json(json, "evidence")).transpose()?.unwrap_or_default();
-    evidence.reason = reason.cloned();
-    evidence.left_out.clone_from(&delivery.left_out);
+    evidence.reason.clone_from(&correction.reason);
+    evidence.left_out.clone_from(&correction.delivery.left_out);
+    evidence.login = correction.delivery.login.as_ref().and_then(|l| l.reason.clone());
+    evidence.reconnections.clone_from(&correction.delivery.reconnections);
+    for (name, value) in &correction.details {
+        if evidence.details.len() < DETAILS_MAX || evidence.details.contains_key(name) {
+            evidence.details.insert(name.clone(), value.clone());
+        }
+    }
     let json = to_json(&evidence)?;
     Ok((json != "{}").then_some(json))
 }

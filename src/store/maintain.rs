@@ -123,6 +123,9 @@ impl Upkeep {
     }
 }
 
+/// How long messages whose fate is open are kept: what comes later than an hour is corrected no more.
+const FLIGHTS_KEPT: Duration = Duration::from_secs(2 * 3_600);
+
 impl Writer {
     /// Does one bounded piece of upkeep: a few milliseconds, next to nothing when there is nothing to do. Call it
     /// between commits; while [`Maintained::more`] is set, soon again.
@@ -146,7 +149,7 @@ impl Writer {
             self.delete_daily(now, keep, done)?;
         }
         if now >= self.upkeep.look_at {
-            let deleted = self.delete_incidents(now, keep)?;
+            let deleted = self.delete_incidents(now, keep)? + self.delete_flights(now)?;
             done.deleted_rows += deleted;
             if deleted > 0 || self.give_back()? {
                 done.more = true;
@@ -242,6 +245,12 @@ impl Writer {
         done.deleted_rows += deleted;
         done.more |= deleted > 0;
         Ok(())
+    }
+
+    /// Messages of which nobody expects anything any more. Those of a check that is gone have nobody to settle them.
+    fn delete_flights(&mut self, now: Timestamp) -> Result<usize, Fault> {
+        let before = (now - FLIGHTS_KEPT).as_millis();
+        Ok(self.connection.execute("DELETE FROM flight WHERE sent_at < ?1", [before])?)
     }
 
     fn delete_daily(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {

@@ -39,5 +39,5 @@ pub use self::{
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
     reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
-    writer::{Renamed, Writer},
+    writer::{Renamed, Resumed, Writer},
 };

@@ -11,12 +11,13 @@ use super::{
 use crate::{
     alert::Message,
     incident::Incident,
-    observation::{Delivery, Observation},
+    observation::{Delivery, Fates, Login, Observation},
     value::{CheckName, Timestamp},
 };
 
 const COLUMNS: &str = "o.id, o.outcome, o.latency_us, o.previous, o.phases, e.json, d.duration_us, d.fate, d.accept,
-    d.accept_us, d.latency_us, d.sequence, d.duplicates, d.foreign_, d.reordered, d.integrity";
+    d.accept_us, d.latency_us, d.sequence, d.duplicates, d.foreign_, d.reordered, d.integrity,
+    d.changed, d.messages, d.late, d.pending, d.lost, d.unsent, d.uncertain, d.login_ok, d.login_us";
 
 const TABLES: &str = "observation o LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence";
 
@@ -39,13 +40,49 @@ fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {
             foreign: row.get(13)?,
             reordered: row.get(14)?,
             integrity: row.get::<_, Option<i64>>(15)?.map(encode::integrity_of).transpose()?,
+            changed: row.get(16)?,
+            fates: fates(row)?,
+            login: login(row)?,
+            // Told by the evidence.
             left_out: Vec::new(),
+            reconnections: Vec::new(),
+            // A table of their own.
+            open: Vec::new(),
         });
     }
     if let Some(json) = row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)? {
         encode::read_evidence(json, &mut o)?;
     }
     Ok((o, row.get(3)?))
+}
+
+/// What became of each message of a burst; nothing of a single message.
+fn fates(row: &Row<'_>) -> Result<Fates, Fault> {
+    let Some(messages) = row.get::<_, Option<u32>>(17)? else { return Ok(Fates::default()) };
+    let count = |column: usize| row.get::<_, Option<u32>>(column).map(|n| n.unwrap_or(0));
+    let mut fates = Fates {
+        arrived: 0,
+        late: count(18)?,
+        pending: count(19)?,
+        lost: count(20)?,
+        unsent: count(21)?,
+        uncertain: count(22)?,
+    };
+    fates.arrived = messages.saturating_sub(fates.messages());
+    Ok(fates)
+}
+
+/// A login for its own sake; why it failed is told by the evidence.
+fn login(row: &Row<'_>) -> Result<Option<Login>, Fault> {
+    let Some(ok) = row.get::<_, Option<bool>>(23)? else { return Ok(None) };
+    let ms = encode::from_us(row.get::<_, Option<i64>>(24)?.unwrap_or(0));
+    Ok(Some(Login { ok, ms, reason: None }))
+}
+
+/// By what the checks' own messages are known.
+pub(super) fn tracer_key(connection: &Connection) -> Result<[u8; 32], Fault> {
+    let key: Vec<u8> = connection.query_row("SELECT value FROM meta WHERE key = 'tracer_key'", [], |r| r.get(0))?;
+    key.try_into().map_err(|_| Fault::Inconsistent("the key of tracers has not 32 bytes".into()))
 }
 
 /// One observation by its number.

@@ -96,6 +96,11 @@ impl Reader {
         run().map_err(|e| e.at(&self.path, doing))
     }
 
+    /// By what the checks' own messages are known, for another process that asks the same questions.
+    pub fn tracer_key(&self) -> Result<[u8; 32], StoreError> {
+        self.ask("reading the key of tracers", read::tracer_key)
+    }
+
     /// The identity of the database.
     pub fn instance(&self) -> Result<String, StoreError> {
         self.ask("reading its identity", |c| {

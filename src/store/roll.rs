@@ -80,7 +80,8 @@ pub(super) fn add_rows(
     days: &mut HashMap<i64, Day>,
 ) -> Result<(i64, usize), Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT o.id, o.check_id, o.outcome, o.latency_us, d.fate, d.accept, d.duplicates
+        "SELECT o.id, o.check_id, o.outcome, o.latency_us, d.fate, d.accept, d.duplicates, d.messages, d.late, d.lost,
+             d.unsent
          FROM observation o LEFT JOIN delivery d ON d.id = o.id
          WHERE o.id > ?1 AND o.id < ?2 ORDER BY o.id LIMIT ?3",
     )?;
@@ -93,11 +94,21 @@ pub(super) fn add_rows(
             None => None,
             Some(fate) => {
                 let (fate, accept) = (encode::fate_of(fate)?, encode::accept_of(row.get(5)?)?);
-                Some(Counts {
-                    sent: matches!(accept, Accept::Accepted | Accept::Uncertain),
-                    lost: fate == Fate::Lost,
-                    late: fate == Fate::Late,
-                    duplicated: row.get::<_, i64>(6)? > 0,
+                let duplicates = u64::from(row.get::<_, u32>(6)?);
+                let column = |n: usize| row.get::<_, Option<u32>>(n).map(|count| u64::from(count.unwrap_or(0)));
+                Some(match row.get::<_, Option<u32>>(7)?.map(u64::from) {
+                    None => Counts {
+                        sent: u64::from(matches!(accept, Accept::Accepted | Accept::Uncertain)),
+                        lost: u64::from(fate == Fate::Lost),
+                        late: u64::from(fate == Fate::Late),
+                        duplicated: u64::from(duplicates > 0),
+                    },
+                    Some(messages) => Counts {
+                        sent: messages.saturating_sub(column(10)?),
+                        lost: column(9)?,
+                        late: column(8)?,
+                        duplicated: duplicates.min(messages),
+                    },
                 })
             }
         };

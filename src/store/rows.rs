@@ -1,30 +1,33 @@
 //! Rows that more than one kind of change writes.
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::{encode, error::Fault};
-use crate::observation::{Delivery, Observation};
+use crate::{
+    observation::{Delivery, Flight},
+    value::Timestamp,
+};
 
-/// The columns of a delivery, in the order in which they are written.
-pub(super) const DELIVERY_COLUMNS: &str =
-    "fate, accept, accept_us, latency_us, sequence, duplicates, foreign_, reordered, integrity";
-
-/// What became of an observation's message.
-pub(super) fn insert_delivery(
+/// What became of an observation's messages, under the observation's number.
+pub(super) fn write_delivery(
     tx: &Transaction<'_>,
     id: i64,
     check_id: i64,
-    o: &Observation,
+    duration_us: i64,
     d: &Delivery,
 ) -> Result<(), Fault> {
-    tx.prepare_cached(&format!(
-        "INSERT INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
-    ))?
+    // A single message's fate says it all.
+    let fates = (d.fates.messages() > 1).then_some(d.fates);
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO delivery (id, check_id, duration_us, fate, accept, accept_us, latency_us, sequence,
+             duplicates, foreign_, reordered, integrity, changed, messages, late, pending, lost, unsent, uncertain,
+             login_ok, login_us, reconnections)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+    )?
     .execute(params![
         id,
         check_id,
-        encode::to_us(o.duration),
+        duration_us,
         encode::fate_code(d.fate),
         encode::accept_code(d.accept),
         d.accept_ms.map(encode::to_us),
@@ -35,6 +38,72 @@ pub(super) fn insert_delivery(
         d.foreign,
         d.reordered,
         d.integrity.map(encode::integrity_code),
+        d.changed,
+        fates.map(|f| f.messages()),
+        fates.map(|f| f.late),
+        fates.map(|f| f.pending),
+        fates.map(|f| f.lost),
+        fates.map(|f| f.unsent),
+        fates.map(|f| f.uncertain),
+        d.login.as_ref().map(|l| l.ok),
+        d.login.as_ref().map(|l| encode::to_us(l.ms)),
+        d.reconnections.len() as i64,
     ])?;
     Ok(())
+}
+
+/// Messages about to be sent, or whose fate is open.
+pub(super) fn write_flights(tx: &Transaction<'_>, check_id: i64, flights: &[Flight]) -> Result<(), Fault> {
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO flight (check_id, observed_at, sequence, nonce, sent_at, accept, accept_us, booked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    for f in flights {
+        insert.execute(params![
+            check_id,
+            f.observed_at.as_millis(),
+            f.sequence.cast_signed(),
+            f.nonce.cast_signed(),
+            f.sent_at.as_millis(),
+            f.answer.map(|(accept, _)| encode::accept_code(accept)),
+            f.answer.map(|(_, after)| encode::to_us(after)),
+            f.booked,
+        ])?;
+    }
+    Ok(())
+}
+
+/// Of an attempt's messages, keeps those whose fate is still open.
+pub(super) fn settle_flights(
+    tx: &Transaction<'_>,
+    check_id: i64,
+    observed_at: Timestamp,
+    open: &[Flight],
+) -> Result<(), Fault> {
+    tx.prepare_cached("DELETE FROM flight WHERE check_id = ?1 AND observed_at = ?2")?
+        .execute([check_id, observed_at.as_millis()])?;
+    write_flights(tx, check_id, open)
+}
+
+/// A check's messages whose fate is open, in order of sending.
+pub(super) fn flights(connection: &Connection, check_id: i64) -> Result<Vec<Flight>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT observed_at, sequence, nonce, sent_at, accept, accept_us, booked FROM flight WHERE check_id = ?1
+         ORDER BY observed_at, sequence",
+    )?;
+    let mut rows = statement.query([check_id])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let accept = row.get::<_, Option<i64>>(4)?.map(encode::accept_of).transpose()?;
+        let after = encode::from_us(row.get::<_, Option<i64>>(5)?.unwrap_or(0));
+        found.push(Flight {
+            sequence: row.get::<_, i64>(1)?.cast_unsigned(),
+            nonce: row.get::<_, i64>(2)?.cast_unsigned(),
+            sent_at: Timestamp::from_millis(row.get(3)?),
+            observed_at: Timestamp::from_millis(row.get(0)?),
+            answer: accept.map(|accept| (accept, after)),
+            booked: row.get(6)?,
+        });
+    }
+    Ok(found)
 }

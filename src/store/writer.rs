@@ -12,14 +12,13 @@ use super::{
     encode::{self, day_of, first_id},
     error::{Fault, StoreError},
     maintain::Upkeep,
-    open,
-    rows::{DELIVERY_COLUMNS, insert_delivery},
+    open, read, rows,
 };
 use crate::{
     alert::Message,
     decide::{Commit, StateRow},
     incident::{Incident, TimelineEntry},
-    observation::{Correction, Observation},
+    observation::{Correction, Flight, Observation},
     value::{CheckName, Timestamp},
 };
 
@@ -113,6 +112,26 @@ impl Writer {
         Ok(())
     }
 
+    /// What a check that begins to be asked goes on from: the key of its messages, the highest sequence used, and the
+    /// messages whose fate is open.
+    pub fn resume(&mut self, check: &CheckName) -> Result<Resumed, StoreError> {
+        let read = |connection: &Connection| -> Result<Resumed, Fault> {
+            let id: Option<i64> = connection
+                .prepare_cached("SELECT id FROM known_check WHERE name = ?1")?
+                .query_row([check.as_str()], |row| row.get(0))
+                .optional()?;
+            let mut resumed = Resumed { key: read::tracer_key(connection)?, sequence: 0, flights: Vec::new() };
+            let Some(id) = id else { return Ok(resumed) };
+            let latest = read::recent(connection, check, Timestamp::from_millis(i64::MAX), 1, 1)?;
+            let told = latest.last().and_then(|o| o.delivery.as_ref());
+            let told = told.map_or(0, |d| d.sequence.saturating_add(u64::from(d.all_fates().messages().max(1)) - 1));
+            resumed.flights = rows::flights(connection, id)?;
+            resumed.sequence = resumed.flights.iter().map(|f| f.sequence).max().unwrap_or(0).max(told);
+            Ok(resumed)
+        };
+        read(&self.connection).map_err(|e| e.at(&self.path, "reading what a check goes on from"))
+    }
+
     /// Gives a check's history another name (`formerly`).
     pub fn rename(&mut self, from: &CheckName, to: &CheckName) -> Result<Renamed, StoreError> {
         let result = self.try_rename(from, to);
@@ -149,6 +168,17 @@ impl Writer {
     }
 }
 
+/// What [`Writer::resume`] finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// By what the checks' own messages are known.
+    pub key: [u8; 32],
+    /// The highest sequence used.
+    pub sequence: u64,
+    /// Messages whose fate is open, in order of sending.
+    pub flights: Vec<Flight>,
+}
+
 /// What came of [`Writer::rename`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renamed {
@@ -169,6 +199,10 @@ struct Writing<'a> {
 
 impl Writing<'_> {
     fn write(&mut self, commit: &Commit) -> Result<(), Fault> {
+        if let Some((check, flights)) = &commit.sending {
+            let check_id = known(self.tx, self.known, check)?.id;
+            rows::write_flights(self.tx, check_id, flights)?;
+        }
         if let Some((check, observation)) = &commit.observation {
             self.observation(check, observation)?;
         }
@@ -214,7 +248,8 @@ impl Writing<'_> {
             id = next_free(self.tx, o.at)?;
         }
         if let Some(delivery) = &o.delivery {
-            insert_delivery(self.tx, id, check_id, o, delivery)?;
+            rows::write_delivery(self.tx, id, check_id, encode::to_us(o.duration), delivery)?;
+            rows::settle_flights(self.tx, check_id, o.at, &delivery.open)?;
         }
         known.latest = Some(id);
         self.upkeep.changed(self.tx, day, id)
@@ -251,51 +286,34 @@ impl Writing<'_> {
     fn correction(&mut self, check: &CheckName, c: &Correction) -> Result<(), Fault> {
         let check_id = known(self.tx, self.known, check)?.id;
         let from = first_id(c.observed_at);
-        let found: Option<(i64, Option<String>)> = self
+        rows::settle_flights(self.tx, check_id, c.observed_at, &c.delivery.open)?;
+        let found: Option<(i64, Option<String>, i64)> = self
             .tx
             .prepare_cached(
-                "SELECT o.id, e.json FROM observation o
+                "SELECT o.id, e.json, coalesce(d.duration_us, o.latency_us) FROM observation o
                  LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence
                  WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3
                  ORDER BY d.sequence IS ?4 DESC, o.id DESC LIMIT 1",
             )?
             .query_row(
                 params![from, from + (1 << encode::SLOT_BITS), check_id, c.delivery.sequence.cast_signed()],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
             )
             .optional()?;
-        let Some((id, json)) = found else { return Ok(()) };
+        let Some((id, json, duration_us)) = found else { return Ok(()) };
         let day = day_of(c.observed_at);
-        let evidence = encode::corrected_evidence(json.as_deref(), c.reason.as_ref(), &c.delivery)?
+        let evidence = encode::corrected_evidence(json.as_deref(), c)?
             .map(|json| insert_evidence(self.tx, day, &json))
             .transpose()?;
-        let d = &c.delivery;
-        // First the delivery, whose duration may still have to come from the observation's latency.
-        let duration_us = "coalesce((SELECT duration_us FROM delivery WHERE id = ?1), (SELECT latency_us FROM observation WHERE id = ?1))";
+        rows::write_delivery(self.tx, id, check_id, duration_us, &c.delivery)?;
         self.tx
-            .prepare_cached(&format!(
-                "INSERT OR REPLACE INTO delivery (id, check_id, duration_us, {DELIVERY_COLUMNS})
-                 VALUES (?1, ?2, {duration_us}, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)"
-            ))?
+            .prepare_cached("UPDATE observation SET outcome = ?2, evidence = ?3, latency_us = ?4 WHERE id = ?1")?
             .execute(params![
                 id,
-                check_id,
-                encode::fate_code(d.fate),
-                encode::accept_code(d.accept),
-                d.accept_ms.map(encode::to_us),
-                d.latency_ms.map(encode::to_us),
-                d.sequence.cast_signed(),
-                d.duplicates,
-                d.foreign,
-                d.reordered,
-                d.integrity.map(encode::integrity_code),
+                encode::outcome_code(c.outcome),
+                evidence,
+                c.delivery.latency_ms.map_or(duration_us, encode::to_us)
             ])?;
-        self.tx
-            .prepare_cached(
-                "UPDATE observation SET outcome = ?2, evidence = ?3, latency_us = coalesce(?4,
-                     (SELECT duration_us FROM delivery WHERE id = ?1), latency_us) WHERE id = ?1",
-            )?
-            .execute(params![id, encode::outcome_code(c.outcome), evidence, d.latency_ms.map(encode::to_us)])?;
         self.upkeep.changed(self.tx, day, id)
     }
 

@@ -11,7 +11,7 @@ use crate::{
     delivery::{ledger::FORGET_AFTER, tracer},
     options::{Options, key_text, suggestion},
     protocol::{Build, PROTOCOLS, Protocol, Receiver, Sender},
-    value::TimeSpan,
+    value::{Switch, TimeSpan},
 };
 
 /// The objective of a delivery that names none.
@@ -19,6 +19,12 @@ pub const SLOW: Duration = Duration::from_secs(5);
 
 /// The horizon of a delivery that names none.
 pub const LOST_AFTER: Duration = Duration::from_secs(30);
+
+/// How often a login is made for its own sake beside kept sessions, unless told otherwise.
+pub const LOGIN_EVERY: Duration = Duration::from_secs(30);
+
+/// Most messages of one attempt: enough to see a loss of one in a hundred soon, few enough to be no load test.
+pub const BURST_MAX: u32 = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,8 +35,10 @@ struct Raw {
     _receive: IgnoredAny,
     slow: Option<TimeSpan>,
     lost_after: Option<TimeSpan>,
-    #[serde(rename = "sessions", default)]
-    _sessions: Sessions,
+    burst: Option<u32>,
+    #[serde(default)]
+    sessions: Sessions,
+    login_every: Option<Switch<TimeSpan>>,
 }
 
 /// How long sessions live.
@@ -40,6 +48,8 @@ enum Sessions {
     /// Both sides log in anew for each attempt.
     #[default]
     Fresh,
+    /// Both sides stay logged in; a login is made for its own sake every `login_every`.
+    Kept,
 }
 
 /// What a delivery is made of.
@@ -48,10 +58,29 @@ pub struct Resolved {
     pub sender: Box<dyn Sender>,
     /// Receives.
     pub receiver: Box<dyn Receiver>,
+    /// How it is done.
+    pub manner: Manner,
+}
+
+/// How a delivery is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
     /// Arrived later is slow.
     pub objective: Duration,
     /// Absent until then is lost.
     pub horizon: Duration,
+    /// Messages of one attempt, 1 to [`BURST_MAX`].
+    pub burst: u32,
+    /// Whether sessions are kept between attempts.
+    pub kept: bool,
+    /// How often a login is made for its own sake beside kept sessions; `None`: never.
+    pub login_every: Option<Duration>,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { objective: SLOW, horizon: LOST_AFTER, burst: 1, kept: false, login_every: Some(LOGIN_EVERY) }
+    }
 }
 
 /// Reads the options of a delivery.
@@ -79,6 +108,19 @@ pub fn read(options: &mut Options<'_>, settings: &Settings) -> Option<Resolved> 
         let text = format!("a message is remembered for {}", TimeSpan(FORGET_AFTER));
         wrong("lost_after", text, "write a shorter time");
     }
+    let burst = raw.burst.unwrap_or(1);
+    if burst == 0 || burst > BURST_MAX {
+        wrong("burst", format!("an attempt sends 1 to {BURST_MAX} messages"), "write a number such as 20");
+    }
+    let kept = matches!(raw.sessions, Sessions::Kept);
+    if !kept && raw.login_every.is_some() {
+        let text = "fresh sessions log in for each attempt anyway".into();
+        wrong("login_every", text, "remove it, or write `sessions: kept`");
+    }
+    let login_every = match raw.login_every {
+        None => Some(LOGIN_EVERY),
+        Some(every) => every.on().map(|every| every.0),
+    };
     if settings.ip == Families::Both {
         wrong("", "a delivery cannot ask both address families in turn".into(), "write two checks, or leave `ip` out");
     }
@@ -86,7 +128,8 @@ pub fn read(options: &mut Options<'_>, settings: &Settings) -> Option<Resolved> 
     if sender.carries().bytes_max < tracer::TOKEN_BYTES {
         wrong("send", format!("its messages are shorter than {} bytes", tracer::TOKEN_BYTES), "use another protocol");
     }
-    good.then_some(Resolved { sender, receiver, objective, horizon })
+    let manner = Manner { objective, horizon, burst, kept, login_every };
+    good.then_some(Resolved { sender, receiver, manner })
 }
 
 /// Reads `send: { <protocol>: { … } }`.
@@ -143,8 +186,17 @@ pub fn schema(generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<TimeSpan>(),
     );
     let sessions = generator.subschema_for::<Sessions>();
+    let login_every = described(
+        "How often a login is made for its own sake beside kept sessions; 30s by default",
+        generator.subschema_for::<Switch<TimeSpan>>(),
+    );
+    let burst = json_schema!({
+        "description": "Messages of one attempt, one after the other; 1 by default",
+        "type": "integer", "minimum": 1, "maximum": BURST_MAX,
+    });
     json_schema!({
         "type": "object", "additionalProperties": false, "required": ["send", "receive"],
-        "properties": { "send": send, "receive": receive, "slow": slow, "lost_after": lost, "sessions": sessions },
+        "properties": { "send": send, "receive": receive, "slow": slow, "lost_after": lost,
+            "burst": burst, "sessions": sessions, "login_every": login_every },
     })
 }

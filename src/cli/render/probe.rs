@@ -119,15 +119,36 @@ fn delivery_text(d: &Delivery) -> String {
     });
     parts.push(format!("message {}", d.sequence));
     parts.extend(d.integrity.map(|i| format!("integrity {}", i.as_str())));
+    let fates = d.all_fates();
+    if fates.messages() > 1 {
+        let counts = [
+            ("arrived", fates.arrived),
+            ("late", fates.late),
+            ("pending", fates.pending),
+            ("lost", fates.lost),
+            ("unsent", fates.unsent),
+            ("uncertain", fates.uncertain),
+        ];
+        let counts = counts.iter().filter(|(_, n)| *n > 0).map(|(word, n)| format!("{n} {word}"));
+        parts.push(format!("{} messages ({})", fates.messages(), counts.collect::<Vec<_>>().join(", ")));
+    }
     if d.duplicates > 0 {
-        parts.push(if d.duplicates == 1 { "1 duplicate".into() } else { format!("{} duplicates", d.duplicates) });
+        parts.push(count(d.duplicates as usize, "duplicate"));
+    }
+    if d.changed > 0 && fates.messages() > 1 {
+        parts.push(format!("{} changed", d.changed));
     }
     if d.foreign > 0 {
         parts.push(format!("{} foreign", d.foreign));
     }
-    if d.reordered {
-        parts.push("reordered".into());
+    if d.reordered > 0 {
+        parts.push(if fates.messages() > 1 { format!("{} reordered", d.reordered) } else { "reordered".into() });
     }
+    parts.extend(d.login.as_ref().map(|login| match login.ok {
+        true => format!("new logins work ({})", measured(login.ms)),
+        false => "new logins fail".into(),
+    }));
+    parts.extend(d.reconnections.iter().map(|r| format!("{} session opened anew ({})", r.side, r.why)));
     if !d.left_out.is_empty() {
         parts.push(format!("left out: {}", d.left_out.join(" ")));
     }
@@ -201,7 +222,7 @@ pub fn many(all: &[Probed<'_>], took: Duration, screen: Screen) -> String {
 mod tests {
     use super::*;
     use crate::{
-        observation::{Fate, Integrity, Kind, Phase, PhaseTime, Reason},
+        observation::{Fate, Fates, Integrity, Kind, Login, Phase, PhaseTime, Reason, Reconnection, Side},
         value::Timestamp,
     };
 
@@ -277,22 +298,30 @@ mod tests {
 
     #[test]
     fn delivery_facts_are_told() {
-        let d = Delivery {
-            fate: Fate::Late,
-            accept: Accept::Accepted,
+        let mut d = Delivery {
             accept_ms: Some(Duration::from_millis(40)),
             latency_ms: Some(Duration::from_millis(12_000)),
-            sequence: 17,
             duplicates: 2,
             foreign: 1,
-            reordered: true,
+            reordered: 1,
             integrity: Some(Integrity::Normalised),
             left_out: vec!["emoji".into()],
+            ..Delivery::new(Fate::Late, Accept::Accepted, 17)
         };
         assert_eq!(
             delivery_text(&d),
             "late after 12.0s, accepted after 40.0ms, message 17, integrity normalised, 2 duplicates, 1 foreign, \
              reordered, left out: emoji"
+        );
+        (d.fates, d.changed, d.left_out) = (Fates { arrived: 17, late: 2, lost: 1, ..Fates::default() }, 1, vec![]);
+        d.login = Some(Login { ok: true, ms: Duration::from_millis(30), reason: None });
+        let why = "receiving side: the server closed the connection".into();
+        d.reconnections = vec![Reconnection { side: Side::Receive, why }];
+        assert_eq!(
+            delivery_text(&d),
+            "late after 12.0s, accepted after 40.0ms, message 17, integrity normalised, 20 messages (17 arrived, \
+             2 late, 1 lost), 2 duplicates, 1 changed, 1 foreign, 1 reordered, new logins work (30.0ms), \
+             receive session opened anew (receiving side: the server closed the connection)"
         );
     }
 

@@ -150,6 +150,11 @@ impl Broker {
         Some(Self { endpoint, target, version, client_id, username, password, keep_alive_s: keep_alive_s? })
     }
 
+    /// Whether a second connection would end the first (section 3.1.4): the client identifier is fixed.
+    pub fn is_exclusive(&self) -> bool {
+        self.client_id.is_some()
+    }
+
     /// Who we say we are in a connection; `random` makes the identifier unique.
     pub fn login(&self, random: u64) -> Login {
         // 22 letters and digits: every server takes up to 23 of those (MQTT 3.1.1, section 3.1.3.1).

@@ -96,6 +96,16 @@ SELECT
     d.reordered,
     CASE d.integrity WHEN 0 THEN 'equal' WHEN 1 THEN 'normalised' WHEN 2 THEN 'transcoded'
         WHEN 3 THEN 'truncated' WHEN 4 THEN 'corrupt' END AS integrity,
+    d.changed,
+    CASE WHEN d.id IS NOT NULL THEN coalesce(d.messages, 1) END AS messages,
+    coalesce(d.late, d.fate = 1) AS messages_late,
+    coalesce(d.pending, d.fate = 2) AS messages_pending,
+    coalesce(d.lost, d.fate = 3) AS messages_lost,
+    coalesce(d.unsent, d.fate = 4) AS messages_unsent,
+    coalesce(d.uncertain, d.fate = 5) AS messages_uncertain,
+    CASE d.login_ok WHEN 0 THEN 'failed' WHEN 1 THEN 'ok' END AS login,
+    d.login_us / 1000.0 AS login_ms,
+    d.reconnections,
     e.json AS evidence
 FROM observation o
 JOIN known_check k ON k.id = o.check_id
@@ -181,7 +191,9 @@ quantile AS (
 ),
 messages AS (
     SELECT check_id, (id >> 15) / 86400000 AS day,
-           sum(accept IN (0, 3)) AS sent, sum(fate = 3) AS lost, sum(fate = 1) AS late, sum(duplicates > 0) AS duplicated
+           sum(CASE WHEN messages IS NULL THEN accept IN (0, 3) ELSE messages - unsent END) AS sent,
+           sum(coalesce(lost, fate = 3)) AS lost, sum(coalesce(late, fate = 1)) AS late,
+           sum(CASE WHEN messages IS NULL THEN duplicates > 0 ELSE min(duplicates, messages) END) AS duplicated
     FROM delivery WHERE id >= (SELECT first_day FROM bound) * (86400000 << 15) GROUP BY check_id, day
 )
 SELECT h.check_id, h.day,

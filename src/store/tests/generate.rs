@@ -11,7 +11,8 @@ use crate::{
     decide::{Commit, StateRow},
     incident::{Acknowledgement, Edge, Entry, Incident, IncidentId, Member, Severity, TimelineEntry},
     observation::{
-        Accept, Delivery, Fate, Integrity, Kind, Observation, Outcome, Phase, PhaseTime, Reason, Side, TlsFacts,
+        Accept, Delivery, Fate, Fates, Integrity, Kind, Login, Observation, Outcome, Phase, PhaseTime, Reason,
+        Reconnection, Side, TlsFacts,
     },
     value::{CheckName, Name, Timestamp},
 };
@@ -51,28 +52,47 @@ fn phases() -> impl Strategy<Value = Vec<PhaseTime>> {
 
 fn delivery() -> impl Strategy<Value = Delivery> {
     let fates = [Fate::Arrived, Fate::Late, Fate::Pending, Fate::Lost, Fate::Unsent, Fate::Uncertain];
-    let accepts = [Accept::Accepted, Accept::Rejected, Accept::Unreachable, Accept::Uncertain];
+    let accepts = [Accept::Accepted, Accept::Rejected, Accept::Deferred, Accept::Unreachable, Accept::Uncertain];
     let integrities =
         [Integrity::Equal, Integrity::Normalised, Integrity::Transcoded, Integrity::Truncated, Integrity::Corrupt];
     let verdicts = (select(fates.to_vec()), select(accepts.to_vec()), option::of(select(integrities.to_vec())));
     let left_out = prop::collection::vec(text(), 0..3);
-    let numbers = (any::<u64>(), any::<u32>(), any::<u32>(), any::<bool>());
-    (verdicts, option::of(span()), option::of(span()), numbers, left_out).prop_map(
-        |((fate, accept, integrity), accept_ms, latency_ms, (sequence, duplicates, foreign, reordered), left_out)| {
+    let numbers = (any::<u64>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>());
+    let login = (any::<bool>(), span(), option::of(reason())).prop_map(|(ok, ms, reason)| Login { ok, ms, reason });
+    let reconnection = text().prop_map(|why| Reconnection { side: Side::Receive, why });
+    let sessions = (option::of(login), prop::collection::vec(reconnection, 0..3));
+    (verdicts, burst(), option::of(span()), option::of(span()), numbers, left_out, sessions).prop_map(
+        |((fate, accept, integrity), fates, accept_ms, latency_ms, numbers, left_out, (login, reconnections))| {
+            let (sequence, duplicates, foreign, reordered, changed) = numbers;
             Delivery {
-                fate,
-                accept,
+                fates,
                 accept_ms,
                 latency_ms,
-                sequence,
                 duplicates,
                 foreign,
                 reordered,
+                changed,
                 integrity,
                 left_out,
+                login,
+                reconnections,
+                ..Delivery::new(fate, accept, sequence)
             }
         },
     )
+}
+
+/// What became of a burst, or nothing for a single message.
+fn burst() -> impl Strategy<Value = Fates> {
+    let some = prop::collection::vec(0..50_u32, 6).prop_map(|n| Fates {
+        arrived: n[0] + 2,
+        late: n[1],
+        pending: n[2],
+        lost: n[3],
+        unsent: n[4],
+        uncertain: n[5],
+    });
+    prop_oneof![Just(Fates::default()), some]
 }
 
 fn tls() -> impl Strategy<Value = TlsFacts> {
@@ -272,6 +292,7 @@ pub fn commit() -> impl Strategy<Value = Commit> {
         prop::collection::vec(message(), 0..2),
     )
         .prop_map(|(observation, state, incidents, timeline, messages)| Commit {
+            sending: None,
             observation,
             correction: None,
             state,

@@ -177,16 +177,11 @@ fn instants_beyond_reason_are_kept_within_it() {
 
 fn delivery(fate: Fate, latency: Option<Duration>) -> Delivery {
     Delivery {
-        fate,
-        accept: Accept::Accepted,
         accept_ms: Some(Duration::from_millis(12)),
         latency_ms: latency,
-        sequence: 41,
-        duplicates: 0,
         foreign: 2,
-        reordered: false,
-        integrity: None,
         left_out: vec!["emoji".into()],
+        ..Delivery::new(fate, Accept::Accepted, 41)
     }
 }
 
@@ -207,8 +202,13 @@ fn a_correction_rewrites_its_observation_and_no_other() {
         duplicates: 3,
         ..delivery(Fate::Late, Some(Duration::from_secs(400)))
     };
-    let correction =
-        Correction { observed_at: at(60), outcome: Outcome::Slow, delivery: arrived.clone(), reason: None };
+    let correction = Correction {
+        observed_at: at(60),
+        outcome: Outcome::Slow,
+        delivery: arrived.clone(),
+        reason: None,
+        details: Default::default(),
+    };
     let commit = Commit { correction: Some((check("chat/b"), correction.clone())), ..Commit::default() };
     writer.commit(std::slice::from_ref(&commit)).expect("a commit");
     // Of an instant nothing is known of: changes nothing, fails nothing.

@@ -37,18 +37,9 @@ struct Row {
 type Attempt = (i64, usize, Outcome, u64, Option<Fate>);
 
 fn delivery(fate: Fate, sequence: u64) -> Delivery {
-    Delivery {
-        fate,
-        accept: if fate == Fate::Unsent { Accept::Rejected } else { Accept::Accepted },
-        accept_ms: None,
-        latency_ms: None,
-        sequence,
-        duplicates: u32::from(sequence.is_multiple_of(3)),
-        foreign: 0,
-        reordered: false,
-        integrity: None,
-        left_out: vec![],
-    }
+    let accept = if fate == Fate::Unsent { Accept::Rejected } else { Accept::Accepted };
+    let duplicates = u32::from(sequence.is_multiple_of(3));
+    Delivery { duplicates, ..Delivery::new(fate, accept, sequence) }
 }
 
 fn commit_of(attempt: &Attempt, sequence: usize) -> Commit {
@@ -250,6 +241,7 @@ proptest! {
                 outcome,
                 delivery: delivery(Fate::Late, i as u64),
                 reason: None,
+                details: Default::default(),
             };
             let commit = Commit { correction: Some((check(NAMES[name]), correction)), ..Commit::default() };
             writer.commit(&[commit]).expect("a commit");
