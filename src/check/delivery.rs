@@ -85,6 +85,16 @@ pub struct DeliveryAsk {
     state: Mutex<State>,
 }
 
+/// What came of sending all messages of an attempt.
+struct SentAll {
+    /// Whether the session is still good.
+    is_whole: bool,
+    /// Whether there is anything to wait for.
+    waits: bool,
+    /// When the last one was sent.
+    last: Instant,
+}
+
 /// When the waiting of an attempt ended.
 struct Sent {
     ended: Instant,
@@ -115,25 +125,24 @@ impl DeliveryAsk {
             Ok(session) => session,
             Err(reason) => return Ok(self.unreachable(state, identities[0], context.at, &reason)),
         };
-        let begun = clock::instant();
-        let (kept, waits) = self.send_all(state, cx, context, session.as_mut(), &identities).await;
-        let mut aside = Attempt::new(context.net.clone(), cx.family(), context.at, begun, false);
+        let sent = self.send_all(state, cx, context, session.as_mut(), &identities).await;
+        let mut aside = Attempt::new(context.net.clone(), cx.family(), context.at, sent.last, false);
         let goodbye = async {
-            if kept && self.manner.kept {
+            if sent.is_whole && self.manner.kept {
                 return Some(session);
             }
             // One that did not answer in time is not waited for again.
-            if kept {
+            if sent.is_whole {
                 let _ = tokio::time::timeout(CLOSE_MAX, session.close(&mut aside)).await;
             }
             None
         };
-        if !waits {
+        if !sent.waits {
             let ended = clock::instant();
             state.sending = self.alongside(state, goodbye).await;
             return Ok(Sent { ended });
         }
-        let until = self.wait_until(begun, cx.started(), context.wait_max);
+        let until = self.wait_until(sent.last, cx.started(), context.wait_max);
         let (session, ended) = tokio::join!(goodbye, self.wait(state, cx, context.at, until));
         state.sending = session;
         Ok(Sent { ended })
@@ -162,14 +171,7 @@ impl DeliveryAsk {
     /// Nothing is sent before the store knows of it, so that nothing is unknown after a crash.
     async fn write_down(&self, state: &mut State, cx: &mut Attempt, identities: &[Identity], observed_at: Timestamp) {
         let Some(journal) = state.journal.clone() else { return };
-        let flight = |i: &Identity| Flight {
-            sequence: i.sequence,
-            nonce: i.nonce,
-            sent_at: i.sent_at,
-            observed_at,
-            answer: None,
-            booked: false,
-        };
+        let flight = |i: &Identity| Flight::new(i.sequence, i.nonce, i.sent_at, observed_at);
         let writing = tokio::time::timeout(JOURNAL_MAX, journal.sending(identities.iter().map(flight).collect()));
         if !matches!(self.alongside(state, writing).await, Ok(Ok(()))) {
             cx.detail("not_stored_before_sending", true);
@@ -185,7 +187,7 @@ impl DeliveryAsk {
         Sent { ended: clock::instant() }
     }
 
-    /// Sends all messages; tells whether the session is still good, and whether there is anything to wait for.
+    /// Sends all messages.
     async fn send_all(
         &self,
         state: &mut State,
@@ -193,10 +195,10 @@ impl DeliveryAsk {
         context: &Context,
         session: &mut dyn SendSession,
         identities: &[Identity],
-    ) -> (bool, bool) {
+    ) -> SentAll {
         let timeout = context.settings.timeout;
         let until = clock::instant() + timeout * BURST_TIMEOUTS;
-        let mut waits = false;
+        let mut sent = SentAll { is_whole: true, waits: false, last: clock::instant() };
         for (n, identity) in identities.iter().enumerate() {
             if n > 0 && clock::instant() >= until {
                 cx.detail("burst_cut_after", n);
@@ -204,16 +206,18 @@ impl DeliveryAsk {
             }
             let composed = tracer::compose(&state.key, identity, self.sender.carries());
             let at = clock::instant();
+            sent.last = at;
             state.ledger.sent(Sending { identity: *identity, observed_at: context.at, at });
             state.ledger.left_out(context.at, composed.left_out);
             let accept = self.send(state, cx, timeout, session, identity.sequence, &composed.payload).await;
             state.ledger.left_out(context.at, session.left_out());
-            waits |= matches!(accept, Accept::Accepted | Accept::Uncertain);
+            sent.waits |= matches!(accept, Accept::Accepted | Accept::Uncertain);
             if matches!(accept, Accept::Uncertain | Accept::Unreachable) {
-                return (false, waits);
+                sent.is_whole = false;
+                break;
             }
         }
-        (true, waits)
+        sent
     }
 
     async fn send(
@@ -279,6 +283,7 @@ impl DeliveryAsk {
 
     async fn attempt_with(&self, state: &mut State, context: Context) -> Answer {
         state.masker = context.net.masker.clone();
+        state.in_attempt = true;
         let family = match context.settings.ip {
             Families::Any | Families::Both => Family::Any,
             Families::Ipv4 => Family::V4,
@@ -297,6 +302,7 @@ impl DeliveryAsk {
             Ok(answer) => answer,
             Err(text) => (Err(panicked(&cx, &text)), clock::instant()),
         };
+        state.in_attempt = false;
         let said = match &verdict {
             Ok(verdict) => verdict.as_ref().and_then(|v| v.reason.clone()).map_or(Ok(()), Err),
             Err(reason) => Err(reason.clone()),

@@ -12,6 +12,7 @@
 //!
 //! What is open when the agent stops is taken up again by [`Ledger::resume`] from what the store kept.
 
+mod entry;
 mod judge;
 
 use std::{
@@ -21,6 +22,7 @@ use std::{
 
 use serde_json::{Map, Value};
 
+use self::entry::{Answer, Arrival, Batch, Copied, Entry, Sight};
 pub use self::judge::shown;
 use super::{CheckKey, Identity};
 use crate::{
@@ -107,68 +109,6 @@ pub struct Verdict {
     pub reason: Option<Reason>,
 }
 
-struct Entry {
-    sequence: u64,
-    nonce: u64,
-    sent_at: Timestamp,
-    at: Instant,
-    answer: Option<Answer>,
-    arrival: Option<Arrival>,
-    copies: VecDeque<Copied>,
-    duplicates: u32,
-    reordered: bool,
-    sight: Sight,
-    bounced: Option<String>,
-}
-
-struct Answer {
-    accept: Accept,
-    after: Duration,
-    reason: Option<Reason>,
-}
-
-struct Arrival {
-    latency: Duration,
-    integrity: Integrity,
-    part: Option<&'static str>,
-    flaw: Option<String>,
-}
-
-/// By what a copy is known again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Copied {
-    Session(u64),
-    Server(u64),
-}
-
-/// Whether somebody would see the message arrive.
-enum Sight {
-    /// A session listens.
-    Clear,
-    /// Nobody does, for this reason: its absence proves nothing.
-    Blind(Reason),
-    /// Somebody looks again: until then its absence proves nothing.
-    Until(Instant),
-}
-
-/// The messages of one attempt.
-struct Batch {
-    observed_at: Timestamp,
-    /// Of consecutive sequences.
-    entries: Vec<Entry>,
-    left_out: Vec<String>,
-    login: Option<Login>,
-    reconnections: Vec<Reconnection>,
-    /// What was told last, the open flights aside.
-    booked: Option<Verdict>,
-    /// Whether something happened since.
-    touched: bool,
-    /// When the next of its horizons passes.
-    due: Option<Instant>,
-    /// Evidence that came with what happened since.
-    details: Map<String, Value>,
-}
-
 /// The account of one check.
 pub struct Ledger {
     check: CheckKey,
@@ -205,12 +145,10 @@ impl Ledger {
         for flight in flights.into_iter().rev().take(ENTRIES_MAX).rev() {
             // Before the machine was started there is no instant; then it is as old as can be told.
             let at = now.checked_sub(wall.since(flight.sent_at)).unwrap_or(now);
-            let reason = flight.answer.filter(|(accept, _)| *accept != Accept::Accepted).map(|_| why.clone());
-            let answer = flight.answer.map(|(accept, after)| Answer { accept, after, reason });
-            let mut entry = Entry::new(flight.sequence, flight.nonce, flight.sent_at, at);
-            entry.answer = answer;
-            entry.sight = Sight::Blind(why.clone());
-            self.push(flight.observed_at, entry);
+            self.push(flight.observed_at, Entry::resumed(flight, at, why));
+            if flight.arrival.is_some() {
+                self.highest = self.highest.max(Some(flight.sequence));
+            }
             if !flight.booked && untold.last() != Some(&flight.observed_at) {
                 untold.push(flight.observed_at);
             }
@@ -294,6 +232,8 @@ impl Ledger {
         let entry = &mut batch.entries[entry];
         let copied = arriving.copy.map_or(Copied::Session(arriving.session), Copied::Server);
         let seen = entry.copies.contains(&copied);
+        // Of a message that arrived in an earlier run, the first copy is the one that was seen then.
+        let knows_copies = !entry.copies.is_empty();
         if !seen {
             if entry.copies.len() == COPIES_MAX {
                 entry.copies.pop_front();
@@ -302,7 +242,7 @@ impl Ledger {
         }
         let is_further = match copied {
             Copied::Session(_) => seen,
-            Copied::Server(_) => !seen && entry.arrival.is_some(),
+            Copied::Server(_) => !seen && knows_copies,
         };
         if is_further {
             entry.duplicates = entry.duplicates.saturating_add(1);
@@ -450,104 +390,6 @@ impl Ledger {
         let batch = self.batches.get_mut(after.checked_sub(1)?)?;
         let entry = batch.entries.iter().position(|e| e.sequence == sequence)?;
         Some((batch, entry))
-    }
-}
-
-impl Batch {
-    fn new(observed_at: Timestamp, first: Entry) -> Self {
-        Self {
-            observed_at,
-            entries: vec![first],
-            left_out: Vec::new(),
-            login: None,
-            reconnections: Vec::new(),
-            booked: None,
-            touched: false,
-            due: None,
-            details: Map::new(),
-        }
-    }
-
-    fn first(&self) -> u64 {
-        self.entries.first().map_or(0, |e| e.sequence)
-    }
-
-    fn age(&self, now: Instant) -> Duration {
-        self.entries.last().map_or(Duration::ZERO, |e| now.saturating_duration_since(e.at))
-    }
-
-    fn book(&mut self, terms: &Terms, now: Instant, mut verdict: Verdict) {
-        verdict.delivery.open.clear();
-        self.booked = Some(verdict);
-        self.touched = false;
-        self.due = self.next_horizon(terms, now);
-    }
-
-    /// When the first of the horizons passes that have not passed yet.
-    fn next_horizon(&self, terms: &Terms, now: Instant) -> Option<Instant> {
-        let waiting = self.entries.iter().filter(|e| !e.is_settled());
-        waiting.filter_map(|e| e.horizon(terms)).filter(|horizon| *horizon > now).min()
-    }
-}
-
-impl Entry {
-    fn new(sequence: u64, nonce: u64, sent_at: Timestamp, at: Instant) -> Self {
-        Self {
-            sequence,
-            nonce,
-            sent_at,
-            at,
-            answer: None,
-            arrival: None,
-            copies: VecDeque::new(),
-            duplicates: 0,
-            reordered: false,
-            sight: Sight::Clear,
-            bounced: None,
-        }
-    }
-
-    fn flight(&self, observed_at: Timestamp, booked: bool) -> Flight {
-        Flight {
-            sequence: self.sequence,
-            nonce: self.nonce,
-            sent_at: self.sent_at,
-            observed_at,
-            answer: self.answer.as_ref().map(|a| (a.accept, a.after)),
-            booked,
-        }
-    }
-
-    fn accept(&self) -> Accept {
-        self.answer.as_ref().map_or(Accept::Uncertain, |a| a.accept)
-    }
-
-    /// Whether nothing but a further copy can be news.
-    fn is_settled(&self) -> bool {
-        let unsent = self.answer.as_ref().is_some_and(|a| !matches!(a.accept, Accept::Accepted | Accept::Uncertain));
-        self.arrival.is_some() || unsent || self.bounced.is_some()
-    }
-
-    /// When its absence becomes a loss; `None` while nobody would see it arrive.
-    fn horizon(&self, terms: &Terms) -> Option<Instant> {
-        let horizon = self.at + terms.horizon;
-        match self.sight {
-            Sight::Clear => Some(horizon),
-            Sight::Until(sighted) => Some(horizon.max(sighted)),
-            Sight::Blind(_) => None,
-        }
-    }
-
-    fn fate(&self, terms: &Terms, now: Instant) -> Fate {
-        match (&self.arrival, self.accept()) {
-            (Some(arrival), _) if arrival.latency <= terms.objective => Fate::Arrived,
-            (Some(_), _) => Fate::Late,
-            (None, Accept::Rejected | Accept::Deferred | Accept::Unreachable) => Fate::Unsent,
-            (None, _) if self.bounced.is_some() => Fate::Lost,
-            (None, _) if self.horizon(terms).is_none_or(|horizon| now < horizon) => Fate::Pending,
-            (None, Accept::Accepted) => Fate::Lost,
-            (None, Accept::Uncertain) => Fate::Uncertain,
-        }
     }
 }
 

@@ -173,7 +173,7 @@ pub struct Reconnection {
     pub why: String,
 }
 
-/// A message whose fate is still open, as it is kept across a restart of the agent.
+/// A message as it is kept across a restart of the agent, as long as one of its attempt has an open fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flight {
     /// Position in the check's series.
@@ -186,8 +186,34 @@ pub struct Flight {
     pub observed_at: Timestamp,
     /// What the sending side said and after what time; `None` while it had not answered.
     pub answer: Option<(Accept, Duration)>,
+    /// After what time it arrived and how, if it did.
+    pub arrival: Option<(Duration, Integrity)>,
+    /// Whether it was returned as undeliverable.
+    pub bounced: bool,
+    /// Further copies seen.
+    pub duplicates: u32,
+    /// Whether one with a higher sequence arrived before it.
+    pub reordered: bool,
     /// Whether its observation has been told.
     pub booked: bool,
+}
+
+impl Flight {
+    /// A message about to be sent.
+    pub fn new(sequence: u64, nonce: u64, sent_at: Timestamp, observed_at: Timestamp) -> Self {
+        Self {
+            sequence,
+            nonce,
+            sent_at,
+            observed_at,
+            answer: None,
+            arrival: None,
+            bounced: false,
+            duplicates: 0,
+            reordered: false,
+            booked: false,
+        }
+    }
 }
 
 /// What a delivery attempt measured about its message, or about the messages of its burst.
@@ -232,7 +258,8 @@ pub struct Delivery {
     /// Kept sessions that had to be opened anew for this attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reconnections: Vec<Reconnection>,
-    /// The messages whose fate may still change. Kept in the store's own table, not told.
+    /// All of the attempt's messages, as long as the fate of one may still change. Kept in the store's own table, not
+    /// told.
     #[serde(skip)]
     pub open: Vec<Flight>,
 }

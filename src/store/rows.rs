@@ -55,8 +55,9 @@ pub(super) fn write_delivery(
 /// Messages about to be sent, or whose fate is open.
 pub(super) fn write_flights(tx: &Transaction<'_>, check_id: i64, flights: &[Flight]) -> Result<(), Fault> {
     let mut insert = tx.prepare_cached(
-        "INSERT OR REPLACE INTO flight (check_id, observed_at, sequence, nonce, sent_at, accept, accept_us, booked)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT OR REPLACE INTO flight (check_id, observed_at, sequence, nonce, sent_at, accept, accept_us, arrival_us,
+             integrity, bounced, duplicates, reordered, booked)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     for f in flights {
         insert.execute(params![
@@ -67,6 +68,11 @@ pub(super) fn write_flights(tx: &Transaction<'_>, check_id: i64, flights: &[Flig
             f.sent_at.as_millis(),
             f.answer.map(|(accept, _)| encode::accept_code(accept)),
             f.answer.map(|(_, after)| encode::to_us(after)),
+            f.arrival.map(|(after, _)| encode::to_us(after)),
+            f.arrival.map(|(_, integrity)| encode::integrity_code(integrity)),
+            f.bounced,
+            f.duplicates,
+            f.reordered,
             f.booked,
         ])?;
     }
@@ -88,21 +94,28 @@ pub(super) fn settle_flights(
 /// A check's messages whose fate is open, in order of sending.
 pub(super) fn flights(connection: &Connection, check_id: i64) -> Result<Vec<Flight>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT observed_at, sequence, nonce, sent_at, accept, accept_us, booked FROM flight WHERE check_id = ?1
-         ORDER BY observed_at, sequence",
+        "SELECT observed_at, sequence, nonce, sent_at, accept, accept_us, arrival_us, integrity, bounced, duplicates,
+             reordered, booked
+         FROM flight WHERE check_id = ?1 ORDER BY observed_at, sequence",
     )?;
     let mut rows = statement.query([check_id])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let accept = row.get::<_, Option<i64>>(4)?.map(encode::accept_of).transpose()?;
         let after = encode::from_us(row.get::<_, Option<i64>>(5)?.unwrap_or(0));
+        let integrity = row.get::<_, Option<i64>>(7)?.map(encode::integrity_of).transpose()?;
+        let arrived_after = encode::from_us(row.get::<_, Option<i64>>(6)?.unwrap_or(0));
         found.push(Flight {
             sequence: row.get::<_, i64>(1)?.cast_unsigned(),
             nonce: row.get::<_, i64>(2)?.cast_unsigned(),
             sent_at: Timestamp::from_millis(row.get(3)?),
             observed_at: Timestamp::from_millis(row.get(0)?),
             answer: accept.map(|accept| (accept, after)),
-            booked: row.get(6)?,
+            arrival: integrity.map(|integrity| (arrived_after, integrity)),
+            bounced: row.get(8)?,
+            duplicates: row.get(9)?,
+            reordered: row.get(10)?,
+            booked: row.get(11)?,
         });
     }
     Ok(found)

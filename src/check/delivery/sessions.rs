@@ -28,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Most messages read at once without waiting: a flooded topic must not hold up an attempt.
 const DRAIN_MAX: usize = 1_000;
 
+/// Most own messages that wait to be taken off the server; what is beyond it is found by the next session.
+const SPENT_MAX: usize = 10_000;
+
 /// How much older than twice the horizon a message of this check must be, which nobody remembers, to be a leftover: one
 /// of another process that asks the same question (`bongsu probe`) is still awaited by it.
 const LEFTOVER_SLACK: Duration = Duration::from_secs(60);
@@ -50,6 +53,11 @@ pub(super) struct State {
     pub(super) sending_broke: Option<String>,
     /// Sessions opened anew in this attempt.
     pub(super) reconnections: Vec<Reconnection>,
+    /// Own messages to be taken off the server, by session and handle, once what they showed has been told: after a
+    /// crash before that, they are found again.
+    spent: Vec<(u64, u64)>,
+    /// Whether an attempt is under way; it stays so when the attempt is dropped.
+    pub(super) in_attempt: bool,
     /// When a login was last made for its own sake, and whether it was let in.
     login: Option<(Instant, bool)>,
     pub(super) masker: Masker,
@@ -76,8 +84,19 @@ impl State {
             sending: None,
             sending_broke: None,
             reconnections: Vec::new(),
+            spent: Vec::new(),
+            in_attempt: false,
             login: None,
             masker: Masker::default(),
+        }
+    }
+
+    /// Has the session take off the server what it handed out. What a session left that is gone is found by the next.
+    fn discard_spent(&mut self) {
+        for (session, handle) in self.spent.drain(..) {
+            if let Some(listening) = self.listening.as_mut().filter(|l| l.id == session) {
+                listening.session.discard(handle);
+            }
         }
     }
 }
@@ -95,6 +114,7 @@ impl DeliveryAsk {
         timeout: Duration,
     ) -> Result<Option<Listening>, Reason> {
         state.reconnections.clear();
+        state.discard_spent();
         let is_deaf = state.ledger.has_lost_since_last_arrival();
         if self.manner.kept && !is_deaf {
             self.drain(state).await;
@@ -276,8 +296,8 @@ impl DeliveryAsk {
                 false
             }
         };
-        if is_own && let (Some(handle), Some(listening)) = (handle, &mut state.listening) {
-            listening.session.discard(handle);
+        if let Some(handle) = handle.filter(|_| is_own && state.spent.len() < SPENT_MAX) {
+            state.spent.push((session, handle));
         }
     }
 
@@ -287,6 +307,8 @@ impl DeliveryAsk {
 
     pub(super) async fn next_correction(&self, state: &mut State) -> Option<Correction> {
         let linger_until = clock::instant() + LINGER;
+        // What was told since the last time has been stored, or will be.
+        state.discard_spent();
         loop {
             let now = clock::instant();
             if let Some(correction) = state.ledger.poll(now) {
@@ -299,6 +321,7 @@ impl DeliveryAsk {
                 _ if self.manner.kept || state.ledger.is_outstanding(now) => now + LOOK_EVERY,
                 _ if now < linger_until => linger_until,
                 _ => {
+                    state.discard_spent();
                     closed(state.listening.take()).await;
                     return None;
                 }
@@ -312,6 +335,10 @@ impl DeliveryAsk {
         // Dropped: a sending session leaves nothing behind, and a goodbye says nothing any more.
         state.sending = None;
         self.drain(state).await;
+        // Of an attempt that was cut off nothing has been told: its messages are found again by the next run.
+        if !state.in_attempt {
+            state.discard_spent();
+        }
         closed(state.listening.take()).await;
     }
 }

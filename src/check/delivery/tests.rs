@@ -6,6 +6,8 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+mod sessions;
+
 use super::*;
 use crate::{
     observation::{Fate, Integrity, Observation, Outcome},
@@ -46,12 +48,22 @@ struct Wire {
     sent: StdMutex<usize>,
     receiver_is_down: StdMutex<bool>,
     sender_is_down: StdMutex<bool>,
+    sending_logins: StdMutex<usize>,
+    receiving_logins: StdMutex<usize>,
+    /// Whether messages stay at the server, as in a mailbox, and the number of the next.
+    mailbox: StdMutex<Option<u64>>,
+    /// Handles of messages that were taken off it.
+    discarded: StdMutex<Vec<u64>>,
 }
 
 impl Wire {
     fn deliver(&self, payload: &[u8], retained: bool) {
         let nature = if retained { Nature::Kept } else { Nature::Message };
-        let arrival = Arrival { nature, ..Arrival::live(clock::instant(), Bytes::copy_from_slice(payload)) };
+        let mut arrival = Arrival { nature, ..Arrival::live(clock::instant(), Bytes::copy_from_slice(payload)) };
+        if let Some(next) = self.mailbox.lock().expect("no panic").as_mut() {
+            (arrival.copy, arrival.handle) = (Some(*next), Some(*next));
+            *next += 1;
+        }
         self.subscribers.lock().expect("no panic").retain(|s| s.send(Ok(arrival.clone())).is_ok());
     }
 }
@@ -60,7 +72,7 @@ struct Ends(Arc<Wire>);
 
 struct Sending(Arc<Wire>, bool);
 
-struct Receiving(mpsc::UnboundedReceiver<Result<Arrival, Reason>>);
+struct Receiving(mpsc::UnboundedReceiver<Result<Arrival, Reason>>, Arc<Wire>);
 
 impl Sender for Ends {
     fn target(&self) -> String {
@@ -75,6 +87,7 @@ impl Sender for Ends {
             if *self.0.sender_is_down.lock().expect("no panic") {
                 return Err(cx.fail(Kind::Refused, "connection refused"));
             }
+            *self.0.sending_logins.lock().expect("no panic") += 1;
             Ok(Box::new(Sending(self.0.clone(), false)) as Box<dyn SendSession>)
         })
     }
@@ -145,6 +158,9 @@ impl Receiver for Ends {
     fn target(&self) -> String {
         "memory://b".into()
     }
+    fn keeps(&self) -> bool {
+        self.0.mailbox.lock().expect("no panic").is_some()
+    }
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>> {
         Box::pin(async move {
             cx.phase(Phase::Login);
@@ -153,7 +169,8 @@ impl Receiver for Ends {
             }
             let (tx, rx) = mpsc::unbounded_channel();
             self.0.subscribers.lock().expect("no panic").push(tx);
-            Ok(Box::new(Receiving(rx)) as Box<dyn ReceiveSession>)
+            *self.0.receiving_logins.lock().expect("no panic") += 1;
+            Ok(Box::new(Receiving(rx, self.0.clone())) as Box<dyn ReceiveSession>)
         })
     }
 }
@@ -163,6 +180,9 @@ impl ReceiveSession for Receiving {
         Box::pin(async move {
             self.0.recv().await.unwrap_or_else(|| Err(Reason::new(Phase::Deliver, Kind::Closed, "gone")))
         })
+    }
+    fn discard(&mut self, handle: u64) {
+        self.1.discarded.lock().expect("no panic").push(handle);
     }
     fn close<'a>(self: Box<Self>) -> Boxed<'a, ()> {
         Box::pin(std::future::ready(()))
@@ -181,9 +201,12 @@ struct Bench {
 
 impl Bench {
     fn new(ways: impl IntoIterator<Item = Way>) -> Self {
+        Self::with(ways, Manner { objective: OBJECTIVE, horizon: HORIZON, ..Manner::default() })
+    }
+
+    fn with(ways: impl IntoIterator<Item = Way>, manner: Manner) -> Self {
         let wire = Arc::new(Wire::default());
         wire.ways.lock().expect("no panic").extend(ways);
-        let manner = Manner { objective: OBJECTIVE, horizon: HORIZON, ..Manner::default() };
         let name = "a/round-trip".parse().expect("a name");
         let ends = || Box::new(Ends(wire.clone()));
         let ask = DeliveryAsk::new(name, ends(), ends(), manner);

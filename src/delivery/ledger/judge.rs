@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Arrival, Batch, Entry, Sight, Terms, Verdict};
+use super::{
+    Terms, Verdict,
+    entry::{Arrival, Batch, Entry, Sight},
+};
 use crate::{
     observation::{Accept, Delivery, Fate, Fates, Integrity, Kind, Login, Outcome, Phase, Reason},
     value::TimeSpan,
@@ -23,7 +26,7 @@ impl Batch {
         let arrivals = || self.entries.iter().filter_map(|e| e.arrival.as_ref());
         let sum = |of: fn(&Entry) -> u32| self.entries.iter().map(of).fold(0, u32::saturating_add);
         let accepted = |e: &Entry| e.answer.as_ref().filter(|a| a.accept == Accept::Accepted).map(|a| a.after);
-        let is_open = |e: &&Entry| !e.is_settled();
+        let is_open = !self.entries.iter().all(Entry::is_settled);
         let delivery = Delivery {
             fate: fates.worst(),
             fates: if self.entries.len() > 1 { fates } else { Fates::default() },
@@ -39,7 +42,7 @@ impl Batch {
             left_out: self.left_out.clone(),
             login: self.login.clone(),
             reconnections: self.reconnections.clone(),
-            open: self.entries.iter().filter(is_open).map(|e| e.flight(self.observed_at, true)).collect(),
+            open: self.entries.iter().filter(|_| is_open).map(|e| e.flight(self.observed_at, true)).collect(),
         };
         Verdict { outcome, delivery, reason }
     }
@@ -118,7 +121,11 @@ impl Entry {
                 if let Some(known) = refusal.or(blind) {
                     return failed(known.phase, known.kind, known.text.clone());
                 }
-                let age = shown(now.saturating_duration_since(self.at));
+                let age = now.saturating_duration_since(self.at);
+                if age < terms.objective {
+                    return (Outcome::Ok, None);
+                }
+                let age = shown(age);
                 slow(Kind::Slow, format!("{}, not arrived within {age} so far", self.accepted(terms)))
             }
             Fate::Lost => match &self.bounced {

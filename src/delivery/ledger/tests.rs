@@ -268,6 +268,8 @@ proptest! {
                 prop_assert_eq!(delivery.reordered, u32::from(reordered));
                 let expected = match fate {
                     Fate::Arrived => Outcome::Ok,
+                    // It is late once the objective has passed, which alone is no news.
+                    Fate::Pending if *outcome == Outcome::Ok => Outcome::Ok,
                     Fate::Late | Fate::Pending => Outcome::Slow,
                     Fate::Lost | Fate::Unsent | Fate::Uncertain => Outcome::Failed,
                 };
@@ -276,5 +278,361 @@ proptest! {
             let outstanding = books.values().any(|(_, d)| matches!(d.fate, Fate::Pending | Fate::Lost));
             prop_assert_eq!(l.is_outstanding(t + now), outstanding);
         }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Bursts, copies, bounces, restarts
+
+fn burst(ledger: &mut Ledger, first: u64, count: u64, at: Instant) {
+    for sequence in first..first + count {
+        ledger.sent(Sending { identity: identity(sequence), observed_at: start(first), at });
+        ledger.answered(sequence, Accept::Accepted, at + ms(1), None);
+    }
+}
+
+#[test]
+fn a_burst_is_judged_as_one_and_counted_message_by_message() {
+    // Arrived after so many ms, of six messages; then what is told at the horizon.
+    type Row = ([Option<u64>; 6], Outcome, Fate, Option<&'static str>);
+    let table: [Row; 5] = [
+        ([Some(3); 6], Outcome::Ok, Fate::Arrived, None),
+        (
+            [Some(3), Some(3), Some(90), Some(3), Some(3), Some(3)],
+            Outcome::Slow,
+            Fate::Late,
+            Some("1 of 6 messages: arrived after 90.0ms, objective 50ms"),
+        ),
+        (
+            [Some(3), None, Some(3), Some(3), None, Some(3)],
+            Outcome::Slow,
+            Fate::Lost,
+            Some("2 of 6 messages: accepted by mqtt://b:1883 in 1.0ms, not arrived within 200ms"),
+        ),
+        (
+            [None, None, Some(3), Some(90), None, Some(3)],
+            Outcome::Failed,
+            Fate::Lost,
+            Some("3 of 6 messages: accepted by mqtt://b:1883 in 1.0ms, not arrived within 200ms"),
+        ),
+        // Tail loss: the last of the series is seen to be missing as well.
+        (
+            [Some(3), Some(3), Some(3), Some(3), Some(3), None],
+            Outcome::Slow,
+            Fate::Lost,
+            Some("1 of 6 messages: accepted by mqtt://b:1883 in 1.0ms, not arrived within 200ms"),
+        ),
+    ];
+    for (arrivals, outcome, fate, text) in table {
+        let (mut l, t) = (ledger(), crate::clock::instant());
+        burst(&mut l, 10, 6, t);
+        for (n, after) in (10..).zip(arrivals) {
+            if let Some(after) = after {
+                l.came(1, &identity(n), Integrity::Equal, t + ms(after));
+            }
+        }
+        let verdict = l.booked(10, t + HORIZON).expect("they were sent");
+        let d = &verdict.delivery;
+        assert_eq!((verdict.outcome, d.fate, d.sequence), (outcome, fate, 10));
+        assert_eq!(verdict.reason.as_ref().map(|r| r.text.as_str()), text);
+        let count = |of: &dyn Fn(&Option<u64>) -> bool| arrivals.iter().filter(|a| of(a)).count() as u32;
+        assert_eq!(d.fates.lost, count(&|a| a.is_none()));
+        assert_eq!(d.fates.late, count(&|a| a.is_some_and(|a| a > 50)));
+        assert_eq!(d.fates.messages(), 6);
+        assert_eq!(!d.open.is_empty(), d.fates.lost > 0, "what is lost may still come");
+    }
+}
+
+#[test]
+fn a_burst_is_pending_until_its_last_horizon() {
+    let (mut l, t) = (ledger(), crate::clock::instant());
+    for (n, sent) in [(1, t), (2, t + ms(100))] {
+        l.sent(Sending { identity: identity(n), observed_at: start(1), at: sent });
+        l.answered(n, Accept::Accepted, sent, None);
+    }
+    let pending = l.booked(1, t + ms(110)).expect("they were sent");
+    assert_eq!((pending.delivery.fate, pending.delivery.fates.pending), (Fate::Pending, 2));
+    assert_eq!(l.next_horizon(), Some(t + HORIZON));
+    let one = l.poll(t + HORIZON).expect("a correction");
+    assert_eq!((one.delivery.fate, one.delivery.fates.pending, one.delivery.fates.lost), (Fate::Pending, 1, 1));
+    assert_eq!(l.next_horizon(), Some(t + HORIZON + ms(100)));
+    assert_eq!(l.poll(t + HORIZON + ms(50)), None);
+    let both = l.poll(t + HORIZON + ms(100)).expect("a correction");
+    assert_eq!((both.outcome, both.delivery.fate, both.delivery.fates.lost), (Outcome::Failed, Fate::Lost, 2));
+    assert_eq!(l.next_horizon(), None);
+}
+
+#[test]
+fn copies_that_stay_on_the_server_are_told_apart() {
+    let (mut l, t) = (ledger(), crate::clock::instant());
+    accepted(&mut l, 1, t);
+    let mut see = |session, copy| l.arrived(&identity(1), arriving(session, Some(copy), t + ms(5)));
+    assert_eq!(see(1, 77), Sighting::First);
+    assert_eq!(see(2, 77), Sighting::SeenElsewhere, "the same copy, seen by the next session");
+    assert_eq!(see(2, 78), Sighting::Duplicate, "another copy in the mailbox");
+    assert_eq!(see(1, 78), Sighting::SeenElsewhere);
+    assert_eq!(l.booked(1, t + ms(6)).expect("it was sent").delivery.duplicates, 1);
+    // Also after completion.
+    assert_eq!(l.arrived(&identity(1), arriving(3, Some(79), t + ms(50))), Sighting::Duplicate);
+    assert_eq!(l.poll(t + ms(50)).expect("a correction").delivery.duplicates, 2);
+}
+
+#[test]
+fn a_bounce_settles_a_message_at_once() {
+    let (mut l, t) = (ledger(), crate::clock::instant());
+    accepted(&mut l, 1, t);
+    assert_eq!(l.bounced(&identity(1), "5.2.2 mailbox full"), Sighting::First);
+    assert_eq!(l.bounced(&identity(1), "5.2.2 mailbox full"), Sighting::SeenElsewhere);
+    assert_eq!(l.bounced(&identity(2), "5.2.2 mailbox full"), Sighting::Unknown);
+    assert!(l.is_settled(start(1)));
+    let verdict = l.booked(1, t + ms(10)).expect("it was sent");
+    let reason = verdict.reason.expect("a failure has a reason");
+    assert_eq!((verdict.outcome, verdict.delivery.fate, reason.kind), (Outcome::Failed, Fate::Lost, Kind::Lost));
+    let text = "accepted by mqtt://b:1883 in 1.2ms, then returned as undeliverable: 5.2.2 mailbox full";
+    assert_eq!(reason.text, text);
+    assert!(verdict.delivery.open.is_empty());
+}
+
+#[test]
+fn what_reaches_its_reader_in_the_wrong_place_or_shape_is_told() {
+    let table: [(Integrity, Option<&'static str>, Option<&str>, Outcome, Kind, &str); 3] = [
+        (
+            Integrity::Transcoded,
+            Some("header Subject"),
+            None,
+            Outcome::Failed,
+            Kind::Corrupt,
+            "arrived transcoded (header Subject) after 3.0ms",
+        ),
+        (
+            Integrity::Equal,
+            None,
+            Some("in the spam folder Junk"),
+            Outcome::Slow,
+            Kind::Misplaced,
+            "arrived in the spam folder Junk after 3.0ms",
+        ),
+        (
+            Integrity::Corrupt,
+            None,
+            Some("in the spam folder Junk"),
+            Outcome::Failed,
+            Kind::Corrupt,
+            "arrived corrupt after 3.0ms",
+        ),
+    ];
+    for (integrity, part, flaw, outcome, kind, text) in table {
+        let (mut l, t) = (ledger(), crate::clock::instant());
+        accepted(&mut l, 1, t);
+        let arriving = Arriving { integrity, part, flaw: flaw.map(Into::into), ..arriving(1, Some(1), t + ms(3)) };
+        l.arrived(&identity(1), arriving);
+        let verdict = l.booked(1, t + ms(3)).expect("it was sent");
+        let reason = verdict.reason.expect("it has a flaw");
+        assert_eq!((verdict.outcome, reason.kind, reason.text.as_str()), (outcome, kind, text));
+        assert_eq!(verdict.delivery.changed, u32::from(integrity != Integrity::Equal));
+    }
+}
+
+#[test]
+fn logins_and_deliveries_are_told_beside_each_other() {
+    let refused = Reason::new(Phase::Login, Kind::Rejected, "receiving side: 535 5.7.8 no");
+    let login = |ok: bool| Login { ok, ms: ms(3), reason: (!ok).then(|| refused.clone()) };
+    let table = [
+        (true, Some(true), Outcome::Ok, None),
+        (true, None, Outcome::Ok, None),
+        (
+            true,
+            Some(false),
+            Outcome::Slow,
+            Some((Phase::Login, "new logins fail while the kept sessions deliver: receiving side: 535 5.7.8 no")),
+        ),
+        (
+            false,
+            Some(true),
+            Outcome::Failed,
+            Some((Phase::Deliver, "accepted by mqtt://b:1883 in 1.2ms, not arrived within 200ms; new logins work")),
+        ),
+        (
+            false,
+            Some(false),
+            Outcome::Failed,
+            Some((Phase::Deliver, "accepted by mqtt://b:1883 in 1.2ms, not arrived within 200ms")),
+        ),
+    ];
+    for (arrives, logs_in, outcome, reason) in table {
+        let (mut l, t) = (ledger(), crate::clock::instant());
+        accepted(&mut l, 1, t);
+        if arrives {
+            l.came(1, &identity(1), Integrity::Equal, t + ms(3));
+        }
+        l.sessions(start(1), logs_in.map(login), Vec::new());
+        let verdict = l.booked(1, t + HORIZON).expect("it was sent");
+        assert_eq!(verdict.outcome, outcome, "{arrives} {logs_in:?}");
+        assert_eq!(verdict.reason.as_ref().map(|r| (r.phase, r.text.as_str())), reason);
+        assert_eq!(verdict.delivery.login.map(|l| l.ok), logs_in);
+    }
+}
+
+fn restarted() -> Reason {
+    Reason::new(Phase::Deliver, Kind::Own, "the agent was restarted")
+}
+
+#[test]
+fn what_was_in_flight_at_a_crash_is_told_and_gets_its_fate() {
+    let flight = |sequence: u64, answer, booked| Flight {
+        answer,
+        booked,
+        ..Flight::new(sequence, identity(sequence).nonce, Timestamp::EPOCH, start(sequence))
+    };
+    let flights = [flight(3, Some((Accept::Accepted, ms(2))), true), flight(4, None, false)];
+    let wall = Timestamp::from_millis(10_000);
+    // (comes after all, a mailbox is looked into again) and what is then told of message 4, a minute later.
+    for (comes, looks, fate, outcome) in [
+        (true, true, Fate::Late, Outcome::Slow),
+        (false, true, Fate::Uncertain, Outcome::Failed),
+        (false, false, Fate::Pending, Outcome::Unknown),
+    ] {
+        let (mut l, t) = (ledger(), crate::clock::instant() + Duration::from_secs(3_600));
+        let untold = l.resume(&flights, wall, t, &restarted());
+        let [(at, verdict)] = untold.as_slice() else { panic!("one was never told: {untold:?}") };
+        assert_eq!((*at, verdict.outcome, verdict.delivery.fate), (start(4), Outcome::Unknown, Fate::Pending));
+        assert_eq!(verdict.delivery.open, [Flight { booked: true, ..flights[1] }]);
+        assert_eq!(l.poll(t), None, "nothing is known yet");
+        if looks {
+            l.look_again(t);
+            assert_eq!(l.next_horizon(), Some(t + LOOK_AGAIN));
+        }
+        if comes {
+            assert_eq!(l.arrived(&identity(4), arriving(1, Some(9), t + ms(1))), Sighting::First);
+        }
+        let mut told = Vec::new();
+        while let Some(correction) = l.poll(t + LOOK_AGAIN) {
+            told.push((correction.delivery.sequence, correction.delivery.fate, correction.outcome));
+        }
+        let of_4 = told.iter().rev().find(|(sequence, ..)| *sequence == 4);
+        match fate {
+            Fate::Pending => assert_eq!(of_4, None),
+            _ => assert_eq!(of_4, Some(&(4, fate, outcome))),
+        }
+        let of_3 = told.iter().any(|(sequence, fate, _)| (*sequence, *fate) == (3, Fate::Lost));
+        assert_eq!(of_3, looks, "{told:?}");
+    }
+}
+
+proptest! {
+    /// Whatever happens, and wherever the agent is cut off: what the store was told last of each message is what a
+    /// straightforward account of all events says of it.
+    #[test]
+    fn bursts_and_restarts_agree_with_the_model(
+        steps in proptest::collection::vec((0_u64..80, 0_u8..8, 0_u64..12, 0_u64..3), 1..60)
+    ) {
+        let t = crate::clock::instant() + Duration::from_secs(7_200);
+        let (mut l, mut now) = (ledger(), Duration::ZERO);
+        // Of each message: when it was sent, its first arrival, its copies, whether it bounced; the model.
+        let mut sent: Vec<Duration> = Vec::new();
+        let mut came: std::collections::BTreeMap<u64, (Duration, Vec<u64>)> = Default::default();
+        let mut bounced = std::collections::BTreeSet::new();
+        // What the store holds: the batches, and the flights.
+        let mut store: std::collections::BTreeMap<u64, (Outcome, Delivery)> = Default::default();
+        let mut kept: Vec<Flight> = Vec::new();
+        let settle = |kept: &mut Vec<Flight>, observed_at: Timestamp, open: &[Flight]| {
+            kept.retain(|f| f.observed_at != observed_at);
+            kept.extend_from_slice(open);
+        };
+        for (pause, what, number, copy) in steps {
+            now += ms(pause);
+            match what {
+                // A burst, told at once or (0) cut off by a crash.
+                0..=2 => {
+                    let (first, count) = (sent.len() as u64, number % 4 + 1);
+                    for sequence in first..first + count {
+                        sent.push(now);
+                        let sent_at = Timestamp::EPOCH + now;
+                        let identity = Identity { sent_at, ..identity(sequence) };
+                        l.sent(Sending { identity, observed_at: start(first), at: t + now });
+                    }
+                    settle(&mut kept, start(first), &l.flights(start(first)));
+                    for sequence in first..first + count {
+                        l.answered(sequence, Accept::Accepted, t + now, None);
+                    }
+                    if what > 0 {
+                        let (verdict, _) = l.book(start(first), t + now).expect("sent");
+                        settle(&mut kept, start(first), &verdict.delivery.open);
+                        store.insert(first, (verdict.outcome, verdict.delivery));
+                    } else {
+                        // The crash: all that was not stored is gone.
+                        l = ledger();
+                        came.values_mut().for_each(|(_, copies)| copies.clear());
+                        let wall = Timestamp::EPOCH + now;
+                        for (at, verdict) in l.resume(&kept, wall, t + now, &restarted()) {
+                            settle(&mut kept, at, &verdict.delivery.open);
+                            store.insert(at.as_millis() as u64, (verdict.outcome, verdict.delivery));
+                        }
+                        l.look_again(t + now);
+                    }
+                }
+                3..=6 if number < sent.len() as u64 => {
+                    let sent_at = Timestamp::EPOCH + sent[number as usize];
+                    let identity = Identity { sent_at, ..identity(number) };
+                    let sighting = l.arrived(&identity, arriving(1, Some(copy), t + now));
+                    // After a restart, the first copy of a message that came before is taken for the one known.
+                    let known = came.get(&number).map(|(_, copies)| copies.is_empty() || copies.contains(&copy));
+                    match sighting {
+                        Sighting::First => {
+                            prop_assert!(known.is_none());
+                            came.insert(number, (now, vec![copy]));
+                        }
+                        Sighting::Duplicate => {
+                            prop_assert_eq!(known, Some(false));
+                            came.get_mut(&number).expect("it came").1.push(copy);
+                        }
+                        Sighting::SeenElsewhere => {
+                            prop_assert_eq!(known, Some(true));
+                            let copies = &mut came.get_mut(&number).expect("it came").1;
+                            if copies.is_empty() {
+                                copies.push(copy);
+                            }
+                        }
+                        // Only what was settled before a restart is forgotten.
+                        Sighting::Unknown => prop_assert!(known.is_some() || bounced.contains(&number)),
+                    }
+                }
+                7 if number < sent.len() as u64 => {
+                    if l.bounced(&identity(number), "5.2.2 full") == Sighting::First {
+                        bounced.insert(number);
+                    }
+                }
+                _ => {}
+            }
+            while let Some(c) = l.poll(t + now) {
+                let first = c.observed_at.as_millis() as u64;
+                settle(&mut kept, c.observed_at, &c.delivery.open);
+                store.insert(first, (c.outcome, c.delivery));
+            }
+        }
+        // Long after, everything has its fate.
+        now += Duration::from_secs(10);
+        while let Some(c) = l.poll(t + now) {
+            store.insert(c.observed_at.as_millis() as u64, (c.outcome, c.delivery));
+        }
+        let firsts: Vec<u64> = store.keys().copied().collect();
+        for (n, first) in firsts.iter().enumerate() {
+            let end = firsts.get(n + 1).copied().unwrap_or(sent.len() as u64);
+            let mut fates = crate::observation::Fates::default();
+            for sequence in *first..end {
+                let fate = match came.get(&sequence) {
+                    Some((at, _)) if *at - sent[sequence as usize] <= OBJECTIVE => Fate::Arrived,
+                    Some(_) => Fate::Late,
+                    None if bounced.contains(&sequence) => Fate::Lost,
+                    // Of a message whose acknowledgement a crash swallowed, acceptance is not known.
+                    None => Fate::Lost,
+                };
+                *fates.count(fate) += 1;
+            }
+            let mut told = store[first].1.all_fates();
+            (told.lost, told.uncertain) = (told.lost + told.uncertain, 0);
+            prop_assert_eq!(told, fates, "batch {} of {:?}", first, store[first]);
+        }
+        prop_assert_eq!(store.values().map(|(_, d)| u64::from(d.all_fates().messages())).sum::<u64>(), sent.len() as u64);
     }
 }

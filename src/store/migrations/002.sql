@@ -17,7 +17,8 @@ ALTER TABLE delivery ADD COLUMN login_us INTEGER;
 -- Kept sessions opened anew for the attempt.
 ALTER TABLE delivery ADD COLUMN reconnections INTEGER NOT NULL DEFAULT 0;
 
--- Messages whose fate is open: written before they are sent, removed when their fate is final or an hour has passed.
+-- Messages in flight: written before they are sent, removed when the fate of all of their attempt is final or an hour
+-- has passed.
 -- `observed_at` is the start of their attempt; `booked` is 0 until its observation is stored.
 CREATE TABLE flight (
     check_id    INTEGER NOT NULL,
@@ -27,6 +28,11 @@ CREATE TABLE flight (
     sent_at     INTEGER NOT NULL,
     accept      INTEGER,
     accept_us   INTEGER,
+    arrival_us  INTEGER,
+    integrity   INTEGER,
+    bounced     INTEGER NOT NULL,
+    duplicates  INTEGER NOT NULL,
+    reordered   INTEGER NOT NULL,
     booked      INTEGER NOT NULL,
     PRIMARY KEY (check_id, observed_at, sequence)
 ) WITHOUT ROWID;
