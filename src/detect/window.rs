@@ -165,7 +165,7 @@ impl Window {
         if p95 <= limit_ms {
             return None;
         }
-        let shown = |ms: f32| TimeSpan(Duration::from_secs_f32(ms.max(0.0) / 1_000.0));
+        let shown = |ms: f32| TimeSpan(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1_000.0));
         let words = quantile.words;
         let text = format!("95th percentile of {words} is {}, limit {}", shown(p95), TimeSpan(limit));
         let offends = |s: &&&Sample| (quantile.ms)(s).is_some_and(|ms| ms > limit_ms);
@@ -239,7 +239,11 @@ fn binomial_tail(bad: usize, all: usize, share: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::detect::{Thresholds, measure::Messages};
+    use crate::{
+        detect::{Thresholds, measure::Messages},
+        observation::Phase,
+        value::Ratio,
+    };
 
     fn window(outcomes: &str) -> Window {
         let mut window = Window::default();
@@ -338,5 +342,152 @@ mod tests {
         assert_eq!(offence.reason.text, "95th percentile of the latency is 10ms, limit 9ms");
         limits.p95 = Some(Duration::from_millis(10));
         assert_eq!(window("oooooooooo").judge(&limits, Timestamp::EPOCH, None), None);
+    }
+
+    /// Samples of deliveries, a second apart.
+    fn deliveries(messages: impl IntoIterator<Item = (Outcome, Messages)>) -> Window {
+        let mut window = Window::default();
+        for (n, (outcome, messages)) in messages.into_iter().enumerate() {
+            let messages = Some(Box::new(messages));
+            let sample = Sample { at: second(n as i64 + 1), outcome, latency_ms: 10.0, messages };
+            window.push(sample, Duration::from_secs(600));
+        }
+        window
+    }
+
+    #[test]
+    fn every_measure_is_a_threshold() {
+        let one = Messages { all: 1, ..Messages::default() };
+        type Limit = fn(&mut crate::detect::Degraded);
+        let table: [(Outcome, Messages, Limit, &str); 9] = [
+            (
+                Outcome::Failed,
+                Messages { missing: 1, ..one },
+                |d| d.loss = Some(Ratio(0.01)),
+                "deliver lost: 5 of the last 5 failed or were lost (limit 1%)",
+            ),
+            (
+                Outcome::Failed,
+                Messages { changed: 1, ..one },
+                |d| d.changed = Some(Ratio(0.01)),
+                "deliver corrupt: 5 of the last 5 arrived changed (limit 1%)",
+            ),
+            (
+                Outcome::Failed,
+                Messages { refused: 1, ..one },
+                |d| d.refused = Some(Ratio(0.01)),
+                "send rejected: 5 of the last 5 were not accepted (limit 1%)",
+            ),
+            (
+                Outcome::Slow,
+                Messages { login: Some(false), ..one },
+                |d| d.login = Some(Ratio(0.1)),
+                "login rejected: 5 of the last 5 new logins failed (limit 10%)",
+            ),
+            (
+                Outcome::Ok,
+                Messages { duplicates: 1, ..one },
+                |d| d.duplicates = Some(Ratio(0.01)),
+                "deliver duplicate: 5 of the last 5 arrived more than once (limit 1%)",
+            ),
+            (
+                Outcome::Ok,
+                Messages { reordered: 1, ..one },
+                |d| d.reordered = Some(Ratio(0.1)),
+                "deliver unexpected: 5 of the last 5 arrived after a later one (limit 10%)",
+            ),
+            (
+                Outcome::Slow,
+                Messages { late: 1, ..one },
+                |d| d.late = Some(Ratio(0.1)),
+                "deliver slow: 5 of the last 5 arrived late (limit 10%)",
+            ),
+            (
+                Outcome::Slow,
+                Messages { is_misplaced: true, ..one },
+                |d| d.slow = Some(Ratio(0.2)),
+                "deliver misplaced: 5 of the last 5 arrived where nobody looks (limit 20%)",
+            ),
+            (
+                Outcome::Ok,
+                Messages { foreign: 3, ..one },
+                |d| d.foreign = Some(Ratio(0.1)),
+                "deliver unexpected: 5 of the last 5 had a stranger's message beside them (limit 10%)",
+            ),
+        ];
+        for (outcome, messages, limit, expected) in table {
+            let mut limits = crate::detect::Degraded {
+                slow: None,
+                loss: None,
+                duplicates: None,
+                changed: None,
+                login: None,
+                ..Thresholds::default().degraded
+            };
+            let window = deliveries([(outcome, messages); 5]);
+            assert_eq!(window.judge(&limits, Timestamp::EPOCH, None), None, "{expected}");
+            limit(&mut limits);
+            let reason = window.judge(&limits, Timestamp::EPOCH, None).expect(expected).reason;
+            assert_eq!(format!("{} {}: {}", reason.phase, reason.kind, reason.text), expected);
+            // It heals once as many good ones have come as are asked for.
+            let good = (Outcome::Ok, Messages { login: messages.login.map(|_| true), ..one });
+            let healing = deliveries([(outcome, messages); 5].into_iter().chain([good; 9]));
+            assert_eq!(healing.healed(&limits, Timestamp::EPOCH), None, "{expected}");
+            let healed = deliveries([(outcome, messages); 5].into_iter().chain([good; 10]));
+            let edge = Edge { after: Some(second(5)), by: second(6) };
+            assert_eq!(healed.healed(&limits, Timestamp::EPOCH), Some(edge), "{expected}");
+        }
+    }
+
+    #[test]
+    fn the_time_to_the_acknowledgement_is_a_threshold() {
+        let messages = Messages { all: 1, accept_ms: Some(120.0), ..Messages::default() };
+        let mut limits = Thresholds::default().degraded;
+        limits.accept_p95 = Some(Duration::from_millis(100));
+        let offence = deliveries([(Outcome::Ok, messages); 10]).judge(&limits, Timestamp::EPOCH, None);
+        let text = "95th percentile of the time to the acknowledgement is 120ms, limit 100ms";
+        assert_eq!(offence.expect("all above 100 ms").reason.text, text);
+    }
+
+    #[test]
+    fn a_burst_counts_message_by_message() {
+        let limits = Thresholds::default().degraded;
+        let burst = |missing| {
+            let outcome = if missing > 0 { Outcome::Slow } else { Outcome::Ok };
+            (outcome, Messages { all: 20, missing, ..Messages::default() })
+        };
+        // One of a hundred is what the limit allows; a fifth of each burst is not, and one burst shows it.
+        assert_eq!(deliveries([0, 0, 1, 0, 0].map(burst)).judge(&limits, Timestamp::EPOCH, None), None);
+        let offence = deliveries([0, 0, 0, 9].map(burst)).judge(&limits, Timestamp::EPOCH, None).expect("9 of 20");
+        assert_eq!(offence.reason.text, "9 of the last 20 failed or were lost (limit 1%)");
+        assert_eq!(offence.started, Edge { after: Some(second(3)), by: second(4) });
+        let offence =
+            deliveries([2, 2, 1, 3, 2, 2].map(burst)).judge(&limits, Timestamp::EPOCH, None).expect("a tenth");
+        assert_eq!(offence.reason.text, "12 of the last 120 failed or were lost (limit 1%)");
+    }
+
+    #[test]
+    fn a_refused_login_stands_until_one_is_let_in() {
+        let limits = Thresholds::default().degraded;
+        let one = |login| {
+            let outcome = if login == Some(false) { Outcome::Slow } else { Outcome::Ok };
+            (outcome, Messages { all: 1, login, ..Messages::default() })
+        };
+        let refused = [Some(false); 5].map(one);
+        let untested = deliveries(refused.into_iter().chain([None; 20].map(one)));
+        assert_eq!(untested.healed(&limits, Timestamp::EPOCH), None, "nobody has logged in since");
+        let tested = deliveries(refused.into_iter().chain([Some(true)].map(one)).chain([None; 9].map(one)));
+        assert_eq!(tested.healed(&limits, Timestamp::EPOCH), Some(Edge { after: Some(second(5)), by: second(6) }));
+    }
+
+    #[test]
+    fn the_latest_reason_of_the_same_phase_is_told_with_the_share() {
+        let limits = Thresholds::default().degraded;
+        let messages = Messages { all: 1, login: Some(false), ..Messages::default() };
+        let window = deliveries([(Outcome::Slow, messages); 5]);
+        let latest = |phase| Reason::new(phase, Kind::Rejected, "receiving side: 535 no");
+        let text = |phase| window.judge(&limits, Timestamp::EPOCH, Some(&latest(phase))).expect("refused").reason.text;
+        assert_eq!(text(Phase::Login), "5 of the last 5 new logins failed (limit 10%): receiving side: 535 no");
+        assert_eq!(text(Phase::Connect), "5 of the last 5 new logins failed (limit 10%)");
     }
 }

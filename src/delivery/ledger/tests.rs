@@ -395,7 +395,8 @@ fn a_bounce_settles_a_message_at_once() {
 
 #[test]
 fn what_reaches_its_reader_in_the_wrong_place_or_shape_is_told() {
-    let table: [(Integrity, Option<&'static str>, Option<&str>, Outcome, Kind, &str); 3] = [
+    type Row = (Integrity, Option<&'static str>, Option<&'static str>, Outcome, Kind, &'static str);
+    let table: [Row; 3] = [
         (
             Integrity::Transcoded,
             Some("header Subject"),
@@ -597,10 +598,10 @@ proptest! {
                         Sighting::Unknown => prop_assert!(known.is_some() || bounced.contains(&number)),
                     }
                 }
-                7 if number < sent.len() as u64 => {
-                    if l.bounced(&identity(number), "5.2.2 full") == Sighting::First {
-                        bounced.insert(number);
-                    }
+                7 if number < sent.len() as u64
+                    && l.bounced(&identity(number), "5.2.2 full") == Sighting::First =>
+                {
+                    bounced.insert(number);
                 }
                 _ => {}
             }
