@@ -1,7 +1,9 @@
 //! Checks: one question each, asked on a schedule.
 //!
-//! What is asked is an [`Ask`]: a plain probe of one protocol, or a kind of its own (`delivery`) from [`KINDS`].
+//! What is asked is an [`Ask`]: a plain probe of one protocol, or a kind of its own (`delivery`) from [`KINDS`]; with
+//! several [`accounts`], one of these for each.
 
+pub mod accounts;
 pub mod delivery;
 pub mod probe;
 
@@ -113,6 +115,11 @@ pub trait Ask: Send + Sync {
     /// What comes to light after the verdict, one correction at a time; `None` when nothing is outstanding. The
     /// caller drops it when the next attempt is due.
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>>;
+
+    /// The question with each of its accounts alone; none when it has no several accounts.
+    fn each(&self) -> Vec<Arc<dyn Ask>> {
+        Vec::new()
+    }
 }
 
 /// A kind of check other than a plain probe.

@@ -176,24 +176,28 @@ const PIECE_CHARS: usize = 4;
 /// A message without secrets. Where the value itself came through a reference, not even pieces of it are left: a
 /// message may have cut it short.
 fn masked(text: &str, document: &Document, path: &[Segment], masker: &Masker) -> String {
-    let mut text = text.to_owned();
-    if let (Some(Value::String(raw)), Some(Value::String(value))) = (at(&document.raw, path), at(&document.value, path))
-        && raw != value
-    {
-        for whole in [value.clone(), one_line(value, value.len() + 2)] {
-            text = text.replace(&format!("`{whole}`"), "`***`");
-        }
-        let exact = masker.mask(&text).into_owned();
-        let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
-        let left = flat.windows(PIECE_CHARS).any(|piece| {
-            let piece: String = piece.iter().collect();
-            exact.contains(&piece) && !raw.contains(&piece)
-        });
-        if left {
-            return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
-        }
+    match (at(&document.raw, path), at(&document.value, path)) {
+        (Some(Value::String(raw)), Some(Value::String(value))) if raw != value => hiding(text, raw, value, masker),
+        _ => masker.mask(text).into_owned(),
     }
-    masker.mask(&text).into_owned()
+}
+
+/// A message without any piece of `value`, for which `raw` was written.
+pub(super) fn hiding(text: &str, raw: &str, value: &str, masker: &Masker) -> String {
+    let mut text = text.to_owned();
+    for whole in [value.to_owned(), one_line(value, value.len() + 2)] {
+        text = text.replace(&format!("`{whole}`"), "`***`");
+    }
+    let exact = masker.mask(&text).into_owned();
+    let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
+    let left = flat.windows(PIECE_CHARS).any(|piece| {
+        let piece: String = piece.iter().collect();
+        exact.contains(&piece) && !raw.contains(&piece)
+    });
+    if left {
+        return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
+    }
+    exact
 }
 
 /// The value at a path.

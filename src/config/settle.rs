@@ -243,6 +243,7 @@ impl Settling<'_, '_> {
             slow: share(self, &|d| d.slow, built_in.slow),
             loss: share(self, &|d| d.loss, built_in.loss),
             duplicates: share(self, &|d| d.duplicates, built_in.duplicates),
+            accounts: share(self, &|d| d.accounts, built_in.accounts),
             p95: p95.map(|(_, p95)| p95),
             window,
         }
@@ -327,6 +328,7 @@ mod tests {
             slow: Some(Ratio(0.5)),
             loss: None,
             duplicates: Some(Ratio(0.01)),
+            accounts: Some(Ratio(0.01)),
             p95: Some(Duration::from_secs(2)),
             window: Duration::from_secs(3_600),
         };

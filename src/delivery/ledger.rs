@@ -210,6 +210,7 @@ impl Ledger {
             entry.booked = Some(verdict.clone());
             return Some(Correction {
                 observed_at: entry.sending.observed_at,
+                account: None,
                 outcome: verdict.outcome,
                 delivery: verdict.delivery,
                 reason: verdict.reason,

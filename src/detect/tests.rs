@@ -256,8 +256,13 @@ fn losses_that_arrive_after_all_clear_the_suspicion() {
     track.observe(&thresholds, &lost(3));
     assert_eq!(track.memory.state, State::Suspect);
     for n in [2, 3] {
-        let late =
-            Correction { observed_at: second(n), outcome: Outcome::Slow, delivery: delivery(Fate::Late), reason: None };
+        let late = Correction {
+            observed_at: second(n),
+            account: None,
+            outcome: Outcome::Slow,
+            delivery: delivery(Fate::Late),
+            reason: None,
+        };
         assert_eq!(track.correct(&thresholds, &late), vec![]);
     }
     assert_eq!(track.memory.state, State::Up);
@@ -275,8 +280,13 @@ fn pending_messages_that_are_lost_make_an_outage_from_the_first_of_them() {
     let mut told = Vec::new();
     for n in 2..=4 {
         let reason = Some(Reason::new(Phase::Deliver, Kind::Lost, "absent at the horizon"));
-        let lost =
-            Correction { observed_at: second(n), outcome: Outcome::Failed, delivery: delivery(Fate::Lost), reason };
+        let lost = Correction {
+            observed_at: second(n),
+            account: None,
+            outcome: Outcome::Failed,
+            delivery: delivery(Fate::Lost),
+            reason,
+        };
         told.extend(track.correct(&thresholds, &lost).iter().map(words));
     }
     assert_eq!(told, ["began down (1,2]"]);
@@ -288,8 +298,13 @@ fn a_pending_message_lost_after_a_later_one_got_through_is_one_loss() {
     let mut track = Track::default();
     track.observe(&thresholds, &pending(1));
     track.observe(&thresholds, &observation(2, 'o'));
-    let lost =
-        Correction { observed_at: second(1), outcome: Outcome::Failed, delivery: delivery(Fate::Lost), reason: None };
+    let lost = Correction {
+        observed_at: second(1),
+        account: None,
+        outcome: Outcome::Failed,
+        delivery: delivery(Fate::Lost),
+        reason: None,
+    };
     assert_eq!(track.correct(&thresholds, &lost), vec![]);
     assert_eq!(track.memory.state, State::Up);
 }

@@ -45,6 +45,8 @@ pub struct Sample {
     pub duplicated: bool,
     /// Whether it is a booked loss.
     pub lost: bool,
+    /// Whether it is the failure of an account that is known to fail: shown in plots, judged by nothing here.
+    pub aside: bool,
 }
 
 impl Sample {
@@ -56,6 +58,7 @@ impl Sample {
             latency_ms: to_ms(observation.latency()) as f32,
             duplicated: observation.delivery.as_ref().is_some_and(|d| d.duplicates > 0),
             lost: super::is_loss(observation),
+            aside: false,
         }
     }
 }
@@ -130,9 +133,15 @@ impl Window {
         Some(was)
     }
 
+    /// Sets a sample aside, or takes it back; returns how it was before.
+    pub fn set_aside(&mut self, at: Timestamp, aside: bool) -> bool {
+        let sample = self.samples.iter_mut().rev().find(|s| s.at == at);
+        sample.is_some_and(|sample| std::mem::replace(&mut sample.aside, aside))
+    }
+
     /// Good and bad in order of time, the inconclusive left out.
     pub fn signs(&self) -> impl DoubleEndedIterator<Item = bool> {
-        self.samples.iter().filter(|s| s.outcome != Outcome::Unknown).map(|s| s.outcome != Outcome::Failed)
+        self.samples.iter().filter(|s| s.outcome != Outcome::Unknown && !s.aside).map(|s| s.outcome != Outcome::Failed)
     }
 
     /// The latest samples as points of a plot.
@@ -149,7 +158,7 @@ impl Window {
     fn judged(&self, span: Duration, since: Timestamp) -> Vec<&Sample> {
         let Some(newest) = self.samples.back() else { return Vec::new() };
         let from = (newest.at - span).max(since);
-        self.samples.iter().filter(|s| s.at >= from && s.outcome != Outcome::Unknown).collect()
+        self.samples.iter().filter(|s| s.at >= from && s.outcome != Outcome::Unknown && !s.aside).collect()
     }
 
     /// Whether the samples since `since` within the window show a degraded service.
@@ -307,7 +316,7 @@ mod tests {
                 _ => Outcome::Unknown,
             };
             let at = Timestamp::from_millis(1_000 * (i as i64 + 1));
-            let sample = Sample { at, outcome, latency_ms: 10.0, duplicated: c == 'd', lost: false };
+            let sample = Sample { at, outcome, latency_ms: 10.0, duplicated: c == 'd', lost: false, aside: false };
             window.push(sample, Duration::from_secs(600));
         }
         window
@@ -380,7 +389,7 @@ mod tests {
         for i in 0..5_000 {
             let at = Timestamp::from_millis(i);
             busy.push(
-                Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, duplicated: false, lost: false },
+                Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, duplicated: false, lost: false, aside: false },
                 Duration::from_secs(600),
             );
         }

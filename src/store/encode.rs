@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use super::error::Fault;
 use crate::{
-    observation::{Accept, Delivery, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason, Side, TlsFacts},
+    observation::{
+        Accept, AccountSeen, Delivery, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason, Side, TlsFacts,
+    },
     value::Timestamp,
 };
 
@@ -127,6 +129,8 @@ struct Evidence {
     tls: Option<TlsFacts>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<AccountSeen>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     details: Map<String, Value>,
 }
@@ -139,6 +143,7 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
         address: o.address,
         tls: o.tls.clone(),
         left_out: o.delivery.as_ref().map(|d| d.left_out.clone()).unwrap_or_default(),
+        account: o.account.clone(),
         details: o.details.clone(),
     };
     if is_plain(o) {
@@ -150,7 +155,8 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
         json = to_json(&evidence)?;
     }
     if json.len() > EVIDENCE_BYTES_MAX {
-        evidence = Evidence { reason: evidence.reason, address: evidence.address, ..Evidence::default() };
+        let Evidence { reason, address, account, .. } = evidence;
+        evidence = Evidence { reason, address, account, ..Evidence::default() };
         json = to_json(&evidence)?;
     }
     Ok((json != "{}").then_some(json))
@@ -160,6 +166,7 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
 pub(super) fn read_evidence(json: &str, o: &mut Observation) -> Result<(), Fault> {
     let evidence: Evidence = from_json(json, "evidence")?;
     (o.reason, o.address, o.tls, o.details) = (evidence.reason, evidence.address, evidence.tls, evidence.details);
+    o.account = evidence.account;
     if let Some(delivery) = &mut o.delivery {
         delivery.left_out = evidence.left_out;
     }

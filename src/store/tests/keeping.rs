@@ -207,8 +207,13 @@ fn a_correction_rewrites_its_observation_and_no_other() {
         duplicates: 3,
         ..delivery(Fate::Late, Some(Duration::from_secs(400)))
     };
-    let correction =
-        Correction { observed_at: at(60), outcome: Outcome::Slow, delivery: arrived.clone(), reason: None };
+    let correction = Correction {
+        observed_at: at(60),
+        account: None,
+        outcome: Outcome::Slow,
+        delivery: arrived.clone(),
+        reason: None,
+    };
     let commit = Commit { correction: Some((check("chat/b"), correction.clone())), ..Commit::default() };
     writer.commit(std::slice::from_ref(&commit)).expect("a commit");
     // Of an instant nothing is known of: changes nothing, fails nothing.

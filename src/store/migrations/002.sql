@@ -1,0 +1,1 @@
+-- The view `observations` tells the account of an attempt. Views are made anew with every version; no table changes.
