@@ -198,10 +198,10 @@ impl Accounts {
         self.of > 1 && self.troubled.values().filter(|t| t.bad > 0 && t.last >= first).count() == 1
     }
 
-    /// An outage of all has ended with the success at `first`: what failed only before then says nothing of single
-    /// accounts.
+    /// An outage of all has ended with the success at `first`: what failed only during it says nothing of single
+    /// accounts. Those that had failed alone before are taken to fail still.
     pub(super) fn outage_over(&mut self, first: Timestamp) {
-        self.troubled.retain(|_, t| t.last >= first);
+        self.troubled.retain(|_, t| t.last >= first || (t.failing && t.aside.is_some()));
     }
 
     fn failing(&self) -> impl Iterator<Item = (&String, &Troubled)> {
