@@ -157,8 +157,8 @@ impl Ask for AccountsAsk {
         })
     }
 
-    fn each(&self) -> Vec<Arc<dyn Ask>> {
-        self.accounts.iter().map(|one| one.clone() as Arc<dyn Ask>).collect()
+    fn each(&self) -> Vec<(String, Arc<dyn Ask>)> {
+        self.accounts.iter().map(|one| (one.seen.name.clone(), one.clone() as Arc<dyn Ask>)).collect()
     }
 }
 

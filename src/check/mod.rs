@@ -116,8 +116,8 @@ pub trait Ask: Send + Sync {
     /// caller drops it when the next attempt is due.
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>>;
 
-    /// The question with each of its accounts alone; none when it has no several accounts.
-    fn each(&self) -> Vec<Arc<dyn Ask>> {
+    /// The question with each of its accounts alone, by the account's name; empty when it knows of no accounts.
+    fn each(&self) -> Vec<(String, Arc<dyn Ask>)> {
         Vec::new()
     }
 }

@@ -101,9 +101,11 @@ pub(super) fn ask(
         let mut options = Options::new(block, place.path.clone(), directory, &mut problems);
         let built = check::build(kind, &mut options, draft.name(), settings);
         // The first account that meets a mistake speaks for the others.
-        for mut problem in problems.into_iter().filter(|p| told.insert((p.path.clone(), p.at.clone()))) {
+        for mut problem in problems.into_iter().filter(|p| told.insert((p.path.clone(), p.at))) {
             hide(&mut problem, place.document, account, &masker);
-            notes.push(Note { doc: place.doc, problem, needle: None, related: None });
+            let value = referred(place.document, &problem.path, account).next();
+            let related = value.map(|(key, _)| ("the account's value is at", place.doc, below(&account.path, key)));
+            notes.push(Note { doc: place.doc, problem, needle: None, related });
         }
         asks.extend(built.map(|ask| Account { name, ask }));
     }
@@ -347,7 +349,8 @@ fn refer(draft: &Draft<'_>, place: &Place<'_>, accounts: Option<&Accounts>, note
         let problem = Problem { path: path.clone(), at: At::Value, text, hint: Some(hint) };
         notes.push(Note { doc: place.doc, problem, needle: Some(written.into()), related: None });
     }
-    if let Some(accounts) = accounts.filter(|_| !referred) {
+    // A misspelt reference may well have been meant for them.
+    if let Some(accounts) = accounts.filter(|_| !referred && !notes.unresolved_below(place.doc, &place.path)) {
         let at = draft.place.child("accounts");
         let key = accounts.keys.first().map_or("username", String::as_str);
         let hint = format!("write ${{account:{key}}} in what is asked");
@@ -423,16 +426,25 @@ fn keep_secret(accounts: &Accounts, blocks: &[Value], secrets: &mut Secrets) {
     }
 }
 
+/// The values of an account that the text at a path refers to, by key.
+fn referred<'a>(
+    document: &'a Document,
+    path: &Path,
+    account: &'a Listed,
+) -> impl Iterator<Item = (&'a str, &'a Listing)> + use<'a> {
+    let pieces = document.templates.get(path).map_or(&[][..], Vec::as_slice);
+    pieces.iter().filter_map(|piece| match piece {
+        Piece::Account { key, .. } => Some((key.as_str(), account.values.get(key)?)),
+        Piece::Literal(_) | Piece::Resolved(_) => None,
+    })
+}
+
 /// Leaves no piece of an account's secret in a message about the text that refers to it.
 fn hide(problem: &mut Problem, document: &Document, account: &Listed, masker: &Masker) {
-    let Some(pieces) = document.templates.get(&problem.path) else { return };
-    for piece in pieces {
-        if let Piece::Account { key, written } = piece
-            && let Some(value) = account.values.get(key).filter(|value| value.secret)
-        {
-            problem.text = hiding(&problem.text, written, &value.text, masker);
-            problem.hint = problem.hint.take().map(|hint| hiding(&hint, written, &value.text, masker));
-        }
+    let path = problem.path.clone();
+    for (key, value) in referred(document, &path, account).filter(|(_, value)| value.secret) {
+        problem.text = hiding(&problem.text, key, &value.text, masker);
+        problem.hint = problem.hint.take().map(|hint| hiding(&hint, key, &value.text, masker));
     }
 }
 

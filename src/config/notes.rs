@@ -61,6 +61,11 @@ impl Notes {
         self.notes.len() + self.complete.len()
     }
 
+    /// Whether a reference below a path gives nothing.
+    pub fn unresolved_below(&self, doc: usize, path: &[Segment]) -> bool {
+        self.notes.iter().any(|n| n.needle.is_some() && n.doc == doc && n.problem.path.starts_with(path))
+    }
+
     /// A value whose reference gives nothing need not be told to be empty as well.
     fn drop_consequences(&mut self) {
         let unresolved: HashSet<(usize, Path)> = self

@@ -172,6 +172,8 @@ const SCHEMA_SEES: &[&str] = &[
     "thresholds",
     "delivery-incomplete",
     "delivery-cannot-send",
+    "accounts-list",
+    "accounts-range",
 ];
 
 #[test]
