@@ -156,7 +156,7 @@ fn list(place: &Place<'_>, notes: &mut Notes) -> Accounts {
     }
     let mut accounts = Accounts { keys: Vec::new(), list: Vec::new(), range: false };
     for item in items.iter().take(ACCOUNTS_MAX) {
-        if !item.value.as_mapping().is_some_and(|keys| !keys.is_empty()) {
+        if item.value.as_mapping().is_none_or(serde_yaml::Mapping::is_empty) {
             item.note(notes, "an account is a mapping of keys of your own", Some(LIST.into()));
             continue;
         }
@@ -311,16 +311,20 @@ fn names(accounts: &Accounts, place: &Place<'_>, masker: &Masker, notes: &mut No
             let text = format!("an account is called by this: one line of at most {ACCOUNT_CHARS_MAX} characters");
             notes.value(place.doc, at.clone(), text, Some("put a short name first, such as `name: probe01`".into()));
         }
-        match key.and(seen.get(&name)) {
+        let apart = if key.is_some() { name.clone() } else { texts(account).join("\0") };
+        match seen.get(&apart) {
             Some(first) => {
-                let text = format!("`{name}` is an account of this check already");
+                let text = match key {
+                    Some(_) => format!("`{name}` is an account of this check already"),
+                    None => "this account is written twice".into(),
+                };
                 let hint = Some("remove one; if they differ elsewhere, put a key first that tells them apart".into());
                 let problem = Problem { path: at, at: At::Value, text, hint };
                 let related = Some(("the first is at", place.doc, first.clone()));
                 notes.push(Note { doc: place.doc, problem, needle: None, related });
             }
             None => {
-                seen.insert(name.clone(), at);
+                seen.insert(apart, at);
             }
         }
         names.push(name);

@@ -38,16 +38,13 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
         redact(&mut shown);
         let accounts = draft.place.child("accounts");
         if !matches!(asked, [only] if *only == shown) {
-            // Not all of an account need be in what is asked.
+            // Accounts are here only: what is secret of them may show only where it is used.
             let all = serde_yaml::to_string(&(asked, accounts.value)).unwrap_or_default();
             put("secrets", digest(all.as_bytes()).into());
         }
         let mut read = Vec::new();
         asked.iter().for_each(|block| files(block, &place.document.directory, &mut read));
         put("files", Value::Sequence(read));
-        let mut listed = accounts.raw().clone();
-        redact(&mut listed);
-        put("accounts", listed);
         put(kind, shown);
         put("directory", place.document.directory.display().to_string().into());
     }

@@ -363,6 +363,8 @@ impl JsonSchema for RawAccounts {
                 "items": { "type": "object", "minProperties": 1, "additionalProperties": value },
             },
             {
+                "description": "Accounts that differ by a number, with further keys of your own: `{n}` in their \
+                                values is the number",
                 "type": "object", "required": ["range"], "minProperties": 2,
                 "properties": { "range": range }, "additionalProperties": value,
             },

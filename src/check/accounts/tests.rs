@@ -256,7 +256,7 @@ fn watched(
 #[test]
 fn one_of_twelve_is_told_once_and_never_as_an_outage() {
     let (track, told) = watched(12, 600, 5, |n, account| account == 6 && n >= 30);
-    assert_eq!(told, ["34 degraded: 1 of 12 accounts failing: probe07: 535 5.7.8 no"]);
+    assert_eq!(told, ["33 degraded: 1 of 12 accounts failing: probe07: 535 5.7.8 no"]);
     assert_eq!(track.memory.state, State::Degraded);
     let (track, told) = watched(12, 600, 5, |n, account| account == 6 && (30..300).contains(&n));
     assert_eq!(told.len(), 2, "{told:?}");

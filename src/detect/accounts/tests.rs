@@ -274,7 +274,7 @@ fn messages_that_are_lost_later_count_for_their_account() {
         told.extend(words(&track.correct(&thresholds, &late), n));
         told.extend(words(&track.observe(&thresholds, &observation(3 * n + 4, "a", "+", 3)), n));
     }
-    assert!(!track.memory.accounts.judge(Some(Ratio(0.01))).is_some(), "it arrived twice: {told:?}");
+    assert!(track.memory.accounts.judge(Some(Ratio(0.01))).is_none(), "it arrived twice: {told:?}");
 }
 
 proptest! {
