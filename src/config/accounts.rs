@@ -5,6 +5,7 @@
 //! them share is told once, where it is written.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
@@ -91,8 +92,9 @@ pub(super) fn ask(
     };
     let blocks: Vec<Value> = accounts.list.iter().map(|account| filled(&place, place.value, account)).collect();
     keep_secret(&accounts, &blocks, secrets);
-    let masker = secrets.masker();
-    let names = names(&accounts, &listed, &masker, notes);
+    let names = names(&accounts, &listed, secrets, notes);
+    // Costly, and seldom needed.
+    let masker = OnceCell::new();
     let mut asks = Vec::new();
     let mut told: HashSet<(Path, At)> = HashSet::new();
     for ((name, block), account) in names.into_iter().zip(&blocks).zip(&accounts.list) {
@@ -102,7 +104,7 @@ pub(super) fn ask(
         let built = check::build(kind, &mut options, draft.name(), settings);
         // The first account that meets a mistake speaks for the others.
         for mut problem in problems.into_iter().filter(|p| told.insert((p.path.clone(), p.at))) {
-            hide(&mut problem, place.document, account, &masker);
+            hide(&mut problem, place.document, account, masker.get_or_init(|| secrets.masker()));
             let value = referred(place.document, &problem.path, account).next();
             let related = value.map(|(key, _)| ("the account's value is at", place.doc, below(&account.path, key)));
             notes.push(Note { doc: place.doc, problem, needle: None, related });
@@ -289,11 +291,11 @@ fn same_keys(place: &Place<'_>, accounts: &Accounts, notes: &mut Notes) {
 
 /// What each account is called: by the first key that is no secret (in a range: of those with the number), else by
 /// its position. Two accounts of one name are a mistake.
-fn names(accounts: &Accounts, place: &Place<'_>, masker: &Masker, notes: &mut Notes) -> Vec<String> {
+fn names(accounts: &Accounts, place: &Place<'_>, secrets: &Secrets, notes: &mut Notes) -> Vec<String> {
     let told = |key: &&String| {
         let mut all = accounts.list.iter().filter_map(|account| account.values.get(*key));
         let differs = accounts.list.windows(2).all(|two| two[0].values[*key].text != two[1].values[*key].text);
-        all.all(|value| !value.secret && masker.mask(&value.text) == value.text) && (!accounts.range || differs)
+        all.all(|value| !value.secret && !secrets.show_in(&value.text)) && (!accounts.range || differs)
     };
     let key = accounts.keys.iter().find(told);
     let width = accounts.list.len().to_string().len();
@@ -424,10 +426,11 @@ fn filled(place: &Place<'_>, value: &Value, account: &Listed) -> Value {
 fn keep_secret(accounts: &Accounts, blocks: &[Value], secrets: &mut Secrets) {
     let values = accounts.list.iter().flat_map(|account| account.values.values());
     let texts: BTreeSet<&str> = values.filter(|value| value.secret).map(|value| value.text.as_str()).collect();
-    secrets.literal.extend(texts.into_iter().map(Secret::new));
-    for block in blocks {
-        secrets_of(block, &mut secrets.resolved);
-    }
+    let mut found: Vec<Secret> = texts.into_iter().map(Secret::new).collect();
+    blocks.iter().for_each(|block| secrets_of(block, &mut found));
+    let mut seen = HashSet::new();
+    found.retain(|secret| seen.insert(secret.expose().to_owned()));
+    secrets.literal.append(&mut found);
 }
 
 /// The values of an account that the text at a path refers to, by key.

@@ -131,6 +131,12 @@ impl Secrets {
         Masker::new(self.resolved.iter().chain(&self.literal).cloned())
     }
 
+    /// Whether a text holds one of them as it is.
+    pub fn show_in(&self, text: &str) -> bool {
+        let all = self.resolved.iter().chain(&self.literal).map(Secret::expose);
+        all.filter(|secret| secret.len() >= Masker::BYTES_MIN).any(|secret| text.contains(secret))
+    }
+
     /// A line of a file with the secrets in it starred out; it keeps its length, so that columns stay right.
     fn starred<'l>(&self, line: &'l str) -> Cow<'l, str> {
         let mut line = Cow::Borrowed(line);

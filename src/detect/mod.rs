@@ -80,7 +80,7 @@ impl Default for Thresholds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It works, but slowly, with losses or with duplicates.
+    /// It works, but slowly, with losses, with duplicates, or not for all accounts.
     Degraded,
     /// It does not work.
     Down,
@@ -151,7 +151,7 @@ pub enum Change {
         /// What is wrong now.
         reason: Option<Reason>,
     },
-    /// The outage is over, but the service is slow.
+    /// The outage is over, but the service is slow, or some of its accounts fail.
     Eased,
     /// Bad service is over.
     Ended(Edge),
