@@ -300,6 +300,18 @@ pub struct TlsFacts {
     pub days_left: Option<i64>,
 }
 
+/// Longest name of an account in characters: an address of mail fits, and it stands at the head of reasons.
+pub const ACCOUNT_CHARS_MAX: usize = 100;
+
+/// Which of a check's accounts an attempt was made with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountSeen {
+    /// Its name: one line of at most [`ACCOUNT_CHARS_MAX`] characters, no secret.
+    pub name: String,
+    /// How many accounts the check has.
+    pub of: u32,
+}
+
 /// One attempt of a check.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
@@ -319,6 +331,8 @@ pub struct Observation {
     pub tls: Option<TlsFacts>,
     /// What became of the message, for a delivery check.
     pub delivery: Option<Delivery>,
+    /// With which account, for a check that has several.
+    pub account: Option<AccountSeen>,
     /// Further evidence, by name: `status`, `lateness_ms`, `server` … At most [`DETAILS_MAX`].
     pub details: Map<String, Value>,
 }
@@ -335,6 +349,7 @@ impl Observation {
             address: None,
             tls: None,
             delivery: None,
+            account: None,
             details: Map::new(),
         }
     }
@@ -381,6 +396,9 @@ impl Observation {
         if let Some(delivery) = &self.delivery {
             map.insert("delivery".into(), json!(delivery));
         }
+        if let Some(account) = &self.account {
+            map.insert("account".into(), json!(account));
+        }
         if !self.details.is_empty() {
             map.insert("details".into(), Value::Object(self.details.clone()));
         }
@@ -398,6 +416,8 @@ pub fn to_ms(span: Duration) -> f64 {
 pub struct Correction {
     /// The observation it is about, by the start of its attempt.
     pub observed_at: Timestamp,
+    /// The account of that attempt, for a check that has several.
+    pub account: Option<AccountSeen>,
     /// The outcome as it must now be booked.
     pub outcome: Outcome,
     /// The delivery facts as they must now be booked.
@@ -422,6 +442,7 @@ mod tests {
             took: Duration::from_micros(410),
         });
         o.reason = Some(Reason::new(Phase::Login, Kind::Rejected, "535 5.7.8\r\nno"));
+        o.account = Some(AccountSeen { name: "probe01".into(), of: 12 });
         let check = "mail/round-trip".parse().expect("a name");
         let json = o.to_json(&check, "seoul-1");
         assert_eq!(
@@ -430,7 +451,8 @@ mod tests {
                 "check": "mail/round-trip", "at": "1970-01-01T00:00:01.000Z", "vantage": "seoul-1",
                 "outcome": "failed", "duration_ms": 2000.3,
                 "phases": [{ "name": "connect", "start_ms": 0.0, "ms": 0.41 }],
-                "reason": { "phase": "login", "kind": "rejected", "text": "535 5.7.8  no" }
+                "reason": { "phase": "login", "kind": "rejected", "text": "535 5.7.8  no" },
+                "account": { "name": "probe01", "of": 12 }
             })
         );
     }

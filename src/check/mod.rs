@@ -1,7 +1,9 @@
 //! Checks: one question each, asked on a schedule.
 //!
-//! What is asked is an [`Ask`]: a plain probe of one protocol, or a kind of its own (`delivery`) from [`KINDS`].
+//! What is asked is an [`Ask`]: a plain probe of one protocol, or a kind of its own (`delivery`) from [`KINDS`]; with
+//! several [`accounts`], one of these for each.
 
+pub mod accounts;
 pub mod delivery;
 pub mod probe;
 
@@ -127,6 +129,11 @@ pub trait Ask: Send + Sync {
         Box::pin(std::future::ready(Vec::new()))
     }
 
+    /// The question with each of its accounts alone, by the account's name; empty when it knows of no accounts.
+    fn each(&self) -> Vec<(String, Arc<dyn Ask>)> {
+        Vec::new()
+    }
+
     /// Ends sessions that are kept, and takes what is our own off the servers; asked once nothing is asked any more.
     /// Bounded by itself.
     fn close<'a>(&'a self) -> Boxed<'a, ()> {
@@ -135,6 +142,7 @@ pub trait Ask: Send + Sync {
 }
 
 /// What an earlier run of the agent left of a check.
+#[derive(Clone)]
 pub struct Past {
     /// By what the check's messages are known for its own.
     pub key: Key,

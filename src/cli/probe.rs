@@ -45,6 +45,7 @@ Examples:
   bongsu probe mail/submission
   bongsu probe mail/round-trip --explain     with a transcript, secrets masked
   bongsu probe 'mail/*'                      all checks of a service
+  bongsu probe mail/login --all-accounts     with each of its accounts
   bongsu probe --all --json | jq '.[] | select(.outcome != \"ok\") | .check'
   bongsu probe https://chat.example.com/
   bongsu probe mqtts://broker.example.com --timeout 2s --ip ipv6")]
@@ -55,6 +56,9 @@ pub struct Args {
     /// Every check of the configuration
     #[arg(long)]
     all: bool,
+    /// Every account of a check that has several, not only the first
+    #[arg(long)]
+    all_accounts: bool,
     /// Show what was said on the wire, line by line; secrets are masked
     #[arg(long)]
     explain: bool,
@@ -91,6 +95,25 @@ struct Target {
     vantage: String,
 }
 
+impl Target {
+    /// The same with each of its accounts.
+    fn each(self) -> Vec<Self> {
+        let accounts = self.ask.each();
+        if accounts.is_empty() {
+            return vec![self];
+        }
+        let of = |(account, ask): (String, Arc<dyn Ask>)| Self {
+            name: self.name.clone(),
+            shown: format!("{} ({account})", self.shown),
+            ask,
+            settings: self.settings.clone(),
+            net: self.net.clone(),
+            vantage: self.vantage.clone(),
+        };
+        accounts.into_iter().map(of).collect()
+    }
+}
+
 /// Asks and shows.
 pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let timeout = args.timeout.map(|t| t.0);
@@ -108,6 +131,10 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         let config = cx.load()?;
         one |= single && names.iter().all(|n| config.checks.iter().any(|c| c.name.as_str() == n.as_str()));
         targets.extend(from_config(&config, &names, args.all, timeout, args.ip)?);
+    }
+    if args.all_accounts {
+        targets = targets.into_iter().flat_map(Target::each).collect();
+        one &= targets.len() == 1;
     }
     let key = if targets.iter().any(|t| t.ask.sends()) { tracer_key(cx) } else { None };
     // As the daemon does: the time this takes is not the first attempt's.

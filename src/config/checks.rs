@@ -7,17 +7,20 @@ use std::{
     sync::Arc,
 };
 
+use serde_yaml::Value;
+
 use super::{
+    accounts::{self, Asked, misplaced},
     cycles::cycles,
     document::Document,
     fingerprint::fingerprint,
-    notes::{Note, Notes, Place},
+    notes::{Note, Notes, Place, Secrets},
     raw::{CHECK_KEYS, FILE_KEYS, RawCheck, RawService, SERVICE_KEYS, SETTINGS_KEYS, is_own_key},
     resolve::defaults,
     settle::{Level, Settled, Timing, settle},
 };
 use crate::{
-    check::{self, Ask, Check},
+    check::{self, Check},
     options::{At, Path, Problem, nearest, suggestion},
     schedule::{Cron, Schedule},
     value::{CheckName, Labels, Name, Timestamp},
@@ -90,13 +93,25 @@ pub(super) struct Draft<'d> {
     pub(super) kinds: Vec<String>,
 }
 
+impl Draft<'_> {
+    /// The name of the check.
+    pub(super) fn name(&self) -> &CheckName {
+        &self.name
+    }
+
+    /// Whether the check says anything of accounts.
+    pub(super) fn has_accounts(&self) -> bool {
+        !self.place.child("accounts").value.is_null()
+    }
+}
+
 /// Resolves all documents but the first, which is `config.yaml`.
 pub(super) fn resolve(
     documents: &[Document],
     general: &Level,
     nameservers: &[SocketAddr],
-    now: Timestamp,
-    broken: bool,
+    (now, broken): (Timestamp, bool),
+    secrets: &mut Secrets,
     notes: &mut Notes,
 ) -> Checks {
     let mut checks =
@@ -125,17 +140,20 @@ pub(super) fn resolve(
         let depends_on = depends_on(draft, &checks, notes);
         let formerly = former_name(draft, &checks, &mut formerly, notes);
         let file = &files[draft.file];
-        if let Some(mut check) = build(draft, file, general, now, notes) {
+        if let Some((mut check, asked)) = build(draft, file, general, now, secrets, notes) {
             check.title =
                 titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
             check.depends_on = depends_on.iter().map(|(name, _)| name.clone()).collect();
             check.formerly = formerly;
-            check.fingerprint = fingerprint(&check, draft, nameservers);
+            check.fingerprint = fingerprint(&check, draft, &asked, nameservers);
             checks.checks.push(Arc::new(check));
         }
         edges.insert(draft.name.clone(), depends_on);
     }
     dependency_cycles(&edges, notes);
+    for (doc, document) in documents.iter().enumerate() {
+        misplaced(doc, document, notes);
+    }
     checks.checks.sort_by(|a, b| a.name.cmp(&b.name));
     checks
 }
@@ -352,7 +370,15 @@ fn dependency_cycles(edges: &Edges<'_>, notes: &mut Notes) {
 // ---------------------------------------------------------------------------------------------------------------
 // The check itself
 
-fn build(draft: &Draft<'_>, file: &File<'_>, general: &Level, now: Timestamp, notes: &mut Notes) -> Option<Check> {
+/// The check, and the options its question was built from.
+fn build(
+    draft: &Draft<'_>,
+    file: &File<'_>,
+    general: &Level,
+    now: Timestamp,
+    secrets: &mut Secrets,
+    notes: &mut Notes,
+) -> Option<(Check, Vec<Value>)> {
     let kind = draft.kinds.first();
     let cron = cron(draft, now, notes);
     let timing = match &cron {
@@ -363,10 +389,10 @@ fn build(draft: &Draft<'_>, file: &File<'_>, general: &Level, now: Timestamp, no
     let levels = [&draft.settings, &file.defaults, general];
     let objective = kind.is_some_and(|kind| crate::protocol::by_name(kind).is_none());
     let Settled { every, settings, thresholds } = settle(&levels, timing, objective, notes);
-    let ask = ask(draft, kind?, &settings, notes)?;
+    let Asked { ask, blocks } = accounts::ask(draft, kind?, &settings, secrets, notes)?;
     let mut labels = file.head.labels.clone();
     labels.extend(draft.raw.labels.clone());
-    Some(Check {
+    let check = Check {
         name: draft.name.clone(),
         title: String::new(),
         labels,
@@ -380,17 +406,8 @@ fn build(draft: &Draft<'_>, file: &File<'_>, general: &Level, now: Timestamp, no
         depends_on: Vec::new(),
         formerly: None,
         fingerprint: String::new(),
-    })
-}
-
-fn ask(draft: &Draft<'_>, kind: &str, settings: &check::Settings, notes: &mut Notes) -> Option<Arc<dyn Ask>> {
-    let place = draft.place.child(kind);
-    let before = notes.count();
-    let built = place.options(notes, |options| check::build(kind, options, &draft.name, settings));
-    if built.is_none() && notes.count() == before {
-        place.note(notes, format!("`{kind}` cannot be asked with these options"), None);
-    }
-    built
+    };
+    Some((check, blocks))
 }
 
 /// The cron line's schedule: `None` when the check has none, `Some(None)` when it is wrong.

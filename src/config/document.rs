@@ -19,7 +19,7 @@ use serde_yaml::{Mapping, Value};
 use super::{
     mistakes::Mistake,
     positions::{Positions, lines_of},
-    secrets::io_text,
+    secrets::{Templates, io_text},
 };
 use crate::options::{At, Path, Problem, Segment, key_text};
 
@@ -42,6 +42,8 @@ pub(super) struct Document {
     pub raw: Value,
     /// Its value with secrets in place of references.
     pub value: Value,
+    /// Texts with references, in pieces.
+    pub templates: Templates,
     /// Whether some key is written twice.
     pub duplicates: bool,
     /// Mistakes in tags and merge keys.
@@ -62,6 +64,7 @@ impl Document {
             directory,
             value: parsed.value.clone(),
             raw: parsed.value,
+            templates: Templates::new(),
             duplicates: parsed.duplicates,
             problems: parsed.problems,
             text,

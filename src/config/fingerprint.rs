@@ -10,7 +10,8 @@ use crate::{check::Check, clock, schedule::Schedule, value::TimeSpan};
 
 /// The check as normalised YAML after defaults. Secrets are left out of it; that one has changed shows in a digest
 /// under a key of this process, which tells nothing to whoever sees it.
-pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, nameservers: &[SocketAddr]) -> String {
+/// `asked` are the options it asks with, secrets and accounts filled in.
+pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nameservers: &[SocketAddr]) -> String {
     let mut map = Mapping::new();
     let mut put = |key: &str, value: Value| {
         map.insert(key.into(), value);
@@ -35,11 +36,14 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, nameservers: &[Socke
         let place = draft.place.child(kind);
         let mut shown = place.raw().clone();
         redact(&mut shown);
-        if shown != *place.value {
-            put("secrets", digest(serde_yaml::to_string(place.value).unwrap_or_default().as_bytes()).into());
+        let accounts = draft.place.child("accounts");
+        if !matches!(asked, [only] if *only == shown) {
+            // Accounts are here only: what is secret of them may show only where it is used.
+            let all = serde_yaml::to_string(&(asked, accounts.value)).unwrap_or_default();
+            put("secrets", digest(all.as_bytes()).into());
         }
         let mut read = Vec::new();
-        files(place.value, &place.document.directory, &mut read);
+        asked.iter().for_each(|block| files(block, &place.document.directory, &mut read));
         put("files", Value::Sequence(read));
         put(kind, shown);
         put("directory", place.document.directory.display().to_string().into());

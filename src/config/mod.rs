@@ -2,11 +2,12 @@
 //!
 //! [`load`] reads `config.yaml` and every check file beside it and tells either one [`Config`] or all [`Mistakes`]
 //! at once. The steps, one file each: `document` (text to value), `secrets` (references), `raw` (sections as typed),
-//! `settle` (the cascade of settings), `resolve`, `agent` and `checks` (sections and check files into resolved types), `fingerprint` (what a
+//! `settle` (the cascade of settings), `resolve`, `agent`, `checks` and `accounts` (sections and check files into resolved types), `fingerprint` (what a
 //! reload leaves alone),
 //! `notes` and `positions` (where a mistake stands), `mistakes` (how it is shown), `schema` (the same rules for
 //! editors). Nothing here opens a connection or writes a file.
 
+mod accounts;
 mod agent;
 mod checks;
 mod cycles;

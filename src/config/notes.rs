@@ -61,6 +61,11 @@ impl Notes {
         self.notes.len() + self.complete.len()
     }
 
+    /// Whether a reference below a path gives nothing.
+    pub fn unresolved_below(&self, doc: usize, path: &[Segment]) -> bool {
+        self.notes.iter().any(|n| n.needle.is_some() && n.doc == doc && n.problem.path.starts_with(path))
+    }
+
     /// A value whose reference gives nothing need not be told to be empty as well.
     fn drop_consequences(&mut self) {
         let unresolved: HashSet<(usize, Path)> = self
@@ -126,6 +131,12 @@ impl Secrets {
         Masker::new(self.resolved.iter().chain(&self.literal).cloned())
     }
 
+    /// Whether a text holds one of them as it is.
+    pub fn show_in(&self, text: &str) -> bool {
+        let all = self.resolved.iter().chain(&self.literal).map(Secret::expose);
+        all.filter(|secret| secret.len() >= Masker::BYTES_MIN).any(|secret| text.contains(secret))
+    }
+
     /// A line of a file with the secrets in it starred out; it keeps its length, so that columns stay right.
     fn starred<'l>(&self, line: &'l str) -> Cow<'l, str> {
         let mut line = Cow::Borrowed(line);
@@ -176,24 +187,28 @@ const PIECE_CHARS: usize = 4;
 /// A message without secrets. Where the value itself came through a reference, not even pieces of it are left: a
 /// message may have cut it short.
 fn masked(text: &str, document: &Document, path: &[Segment], masker: &Masker) -> String {
-    let mut text = text.to_owned();
-    if let (Some(Value::String(raw)), Some(Value::String(value))) = (at(&document.raw, path), at(&document.value, path))
-        && raw != value
-    {
-        for whole in [value.clone(), one_line(value, value.len() + 2)] {
-            text = text.replace(&format!("`{whole}`"), "`***`");
-        }
-        let exact = masker.mask(&text).into_owned();
-        let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
-        let left = flat.windows(PIECE_CHARS).any(|piece| {
-            let piece: String = piece.iter().collect();
-            exact.contains(&piece) && !raw.contains(&piece)
-        });
-        if left {
-            return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
-        }
+    match (at(&document.raw, path), at(&document.value, path)) {
+        (Some(Value::String(raw)), Some(Value::String(value))) if raw != value => hiding(text, raw, value, masker),
+        _ => masker.mask(text).into_owned(),
     }
-    masker.mask(&text).into_owned()
+}
+
+/// A message without any piece of `value`, for which `raw` was written.
+pub(super) fn hiding(text: &str, raw: &str, value: &str, masker: &Masker) -> String {
+    let mut text = text.to_owned();
+    for whole in [value.to_owned(), one_line(value, value.len() + 2)] {
+        text = text.replace(&format!("`{whole}`"), "`***`");
+    }
+    let exact = masker.mask(&text).into_owned();
+    let flat: Vec<char> = one_line(value, value.len() + 2).chars().collect();
+    let left = flat.windows(PIECE_CHARS).any(|piece| {
+        let piece: String = piece.iter().collect();
+        exact.contains(&piece) && !raw.contains(&piece)
+    });
+    if left {
+        return "the value of this reference does not fit here; it is not shown, since it may be a secret".into();
+    }
+    exact
 }
 
 /// The value at a path.

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    check::Families,
+    check::{Families, accounts::ACCOUNTS_MAX},
     incident::Severity,
     value::{CheckName, Name, Ratio, Switch, TimeSpan},
 };
@@ -189,6 +189,9 @@ pub(super) struct RawDegraded {
     /// Share of new logins that were refused while kept sessions deliver; 10% by default.
     #[serde(default)]
     pub login: Option<Switch<Ratio>>,
+    /// Share of failing accounts, of a check with several `accounts`; 1% by default.
+    #[serde(default)]
+    pub accounts: Option<Switch<Ratio>>,
     /// 95th percentile of the latency; `off` by default.
     #[serde(default)]
     pub p95: Option<Switch<TimeSpan>>,
@@ -283,6 +286,48 @@ pub(super) struct RawCheck {
     /// The name (or `service/check`) it had before: its history is kept.
     #[serde(default)]
     pub formerly: Option<String>,
+    /// Accounts to ask with, one after the other: a list of mappings with keys of your own, or a range such as
+    /// `{ range: "01..12", username: "probe{n}" }`. Texts of what is asked refer to them by `${account:username}`.
+    #[serde(default, rename = "accounts")]
+    pub _accounts: RawAccounts,
+}
+
+/// The accounts of a check. Read part by part, since their keys are the user's own.
+#[derive(Debug, Default)]
+pub(super) struct RawAccounts;
+
+impl<'de> Deserialize<'de> for RawAccounts {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        de::IgnoredAny::deserialize(d).map(|_| Self)
+    }
+}
+
+impl JsonSchema for RawAccounts {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Accounts".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let value = json_schema!({ "type": ["string", "number", "boolean"] });
+        let range = json_schema!({
+            "description": "From the first to the last number, both included; zeros at the front are kept: `01..12`",
+            "type": "string", "pattern": "^[0-9]{1,9}\\.\\.[0-9]{1,9}$",
+        });
+        json_schema!({ "anyOf": [
+            {
+                "type": "array", "minItems": 1, "maxItems": ACCOUNTS_MAX,
+                "items": { "type": "object", "minProperties": 1, "additionalProperties": value },
+            },
+            {
+                "description": "Accounts that differ by a number, with further keys of your own: `{n}` in their \
+                                values is the number",
+                "type": "object", "required": ["range"], "minProperties": 2,
+                "properties": { "range": range }, "additionalProperties": value,
+            },
+        ] })
+    }
 }
 
 /// Keys of [`RawAgent`].
@@ -300,7 +345,7 @@ pub(super) const STEP_KEYS: [&str; 3] = ["after", "to", "repeat"];
 /// Keys of [`RawSettings`].
 pub(super) const SETTINGS_KEYS: [&str; 6] = ["every", "timeout", "slow", "ip", "outage", "degraded"];
 /// Keys of [`RawCheck`].
-pub(super) const CHECK_KEYS: [&str; 6] = ["name", "cron", "timezone", "labels", "depends_on", "formerly"];
+pub(super) const CHECK_KEYS: [&str; 7] = ["name", "cron", "timezone", "labels", "depends_on", "formerly", "accounts"];
 /// Keys of [`RawService`].
 pub(super) const SERVICE_KEYS: [&str; 3] = ["service", "title", "labels"];
 /// Keys at the top of `config.yaml`.

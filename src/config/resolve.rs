@@ -65,7 +65,7 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
             }
         }
     }
-    let resolved = sections(&documents, environment, broken, &mut notes);
+    let resolved = sections(&documents, environment, broken, &mut secrets, &mut notes);
     if let Some(mistakes) = notes.into_mistakes(&documents, &secrets) {
         return Err(mistakes);
     }
@@ -111,6 +111,7 @@ fn resolve_secrets(
     }
     secrets.resolved.append(&mut resolver.resolved);
     secrets.literal.append(&mut resolver.literal);
+    document.templates = resolver.templates;
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -180,7 +181,13 @@ fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathB
 // ---------------------------------------------------------------------------------------------------------------
 // Sections
 
-fn sections(documents: &[Document], environment: &dyn Environment, broken: bool, notes: &mut Notes) -> Config {
+fn sections(
+    documents: &[Document],
+    environment: &dyn Environment,
+    broken: bool,
+    secrets: &mut Secrets,
+    notes: &mut Notes,
+) -> Config {
     let root = Place::root(0, &documents[0]);
     for (key, _) in root.entries(notes, "the configuration") {
         if !CONFIG_KEYS.contains(&key.as_str()) && !is_own_key(&key) {
@@ -192,7 +199,7 @@ fn sections(documents: &[Document], environment: &dyn Environment, broken: bool,
     let web = web(&root.child("web"), notes);
     let defaults = defaults(&root.child("defaults"), notes);
     let (channels, channel_names) = channels(&root.child("channels"), notes);
-    let checks = checks::resolve(documents, &defaults, &agent.nameservers, clock::now(), broken, notes);
+    let checks = checks::resolve(documents, &defaults, &agent.nameservers, (clock::now(), broken), secrets, notes);
     let routes = routes(&root.child("routes"), &channel_names, &channels, &checks, notes);
     Config {
         path: PathBuf::new(),

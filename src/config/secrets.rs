@@ -2,10 +2,12 @@
 //!
 //! References are resolved after parsing and only inside string values, so a secret can neither change the
 //! structure of the document nor be a key. `$${` is a literal `${`. What was resolved is collected for the
-//! [`Masker`](crate::value::Masker), together with secrets that were written as they are.
+//! [`Masker`](crate::value::Masker), together with secrets that were written as they are. `${account:key}` has a value
+//! for each account only: it stays as it is, and its text is kept in pieces for `accounts` to fill in.
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs, io,
     io::Read,
     path::{Path as FilePath, PathBuf},
@@ -22,7 +24,29 @@ use crate::{
 const SECRET_BYTES_MAX: usize = 64 * 1024;
 
 /// The kinds of references.
-const KINDS: [&str; 3] = ["env", "file", "credential"];
+const KINDS: [&str; 4] = ["env", "file", "credential", ACCOUNT];
+
+/// The kind that has a value for each account of a check.
+const ACCOUNT: &str = "account";
+
+/// A part of a text with references.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// As it was written.
+    Literal(String),
+    /// What a reference stood for.
+    Resolved(String),
+    /// A value of an account.
+    Account {
+        /// Which.
+        key: String,
+        /// The reference as written.
+        written: String,
+    },
+}
+
+/// The texts of a document that hold references, in pieces, by where they stand.
+pub(super) type Templates = BTreeMap<Path, Vec<Piece>>;
 
 /// What the configuration asks of its surroundings.
 pub trait Environment {
@@ -105,13 +129,22 @@ pub(super) struct Resolver<'e> {
     pub resolved: Vec<Secret>,
     /// Secrets written as they are.
     pub literal: Vec<Secret>,
+    /// Texts with references, in pieces.
+    pub templates: Templates,
     /// Mistakes.
     pub bad: Vec<Bad>,
 }
 
 impl<'e> Resolver<'e> {
     pub fn new(environment: &'e dyn Environment, base: &FilePath) -> Self {
-        Self { environment, base: base.into(), resolved: Vec::new(), literal: Vec::new(), bad: Vec::new() }
+        Self {
+            environment,
+            base: base.into(),
+            resolved: Vec::new(),
+            literal: Vec::new(),
+            templates: Templates::new(),
+            bad: Vec::new(),
+        }
     }
 
     /// Replaces every reference below `value`, which stands at `path`.
@@ -122,7 +155,7 @@ impl<'e> Resolver<'e> {
                     *text = resolved;
                 }
                 // Also of a password that came through a reference: a URL shows it percent-encoded.
-                self.userinfo(text);
+                url_secrets(text, &mut self.literal);
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
@@ -156,59 +189,41 @@ impl<'e> Resolver<'e> {
         }
     }
 
-    /// The password of a URL is a secret, as written and decoded.
-    fn userinfo(&mut self, text: &str) {
-        if let Some(password) = url_password(text) {
-            self.literal.push(Secret::new(password));
-            if let Ok(url) = url::Url::parse(text)
-                && let Some(written) = url.password()
-                && written != password
-            {
-                self.literal.push(Secret::new(written));
-            }
-            let decoded: Vec<u8> =
-                url::form_urlencoded::parse(format!("p={}", password.replace('+', "%2B")).as_bytes())
-                    .flat_map(|(_, value)| value.into_owned().into_bytes())
-                    .collect();
-            if let Ok(decoded) = String::from_utf8(decoded)
-                && decoded != password
-            {
-                self.literal.push(Secret::new(decoded));
-            }
-        }
-    }
-
     fn text<'t>(&mut self, text: &'t str, path: &Path) -> Cow<'t, str> {
         if !text.contains("${") {
             return Cow::Borrowed(text);
         }
-        let mut out = String::new();
+        let mut pieces = Vec::new();
         let mut rest = text;
         while let Some(at) = rest.find("${") {
             let (before, from) = rest.split_at(at);
             if let Some(before) = before.strip_suffix('$') {
-                out.push_str(before);
-                out.push_str("${");
+                pieces.push(Piece::Literal(format!("{before}${{")));
                 rest = &from[2..];
                 continue;
             }
-            out.push_str(before);
+            pieces.push(Piece::Literal(before.into()));
             let Some(end) = from.find('}') else {
                 self.bad(path, from, "this reference has no closing `}`".into(), Some(ESCAPE.into()));
-                return Cow::Owned(out);
+                return Cow::Owned(joined(&pieces));
             };
-            let reference = &from[..=end];
-            match self.reference(&from[2..end]) {
-                Ok(value) => {
-                    self.resolved.push(Secret::new(value.as_str()));
-                    out.push_str(&value);
+            let (written, inner) = (&from[..=end], &from[2..end]);
+            match (inner.split_once(':'), self.reference(inner)) {
+                (Some((ACCOUNT, key)), _) => {
+                    pieces.push(Piece::Account { key: key.into(), written: written.into() });
                 }
-                Err((text, help)) => self.bad(path, reference, text, help),
+                (_, Ok(value)) => {
+                    self.resolved.push(Secret::new(value.as_str()));
+                    pieces.push(Piece::Resolved(value));
+                }
+                (_, Err((text, help))) => self.bad(path, written, text, help),
             }
             rest = &from[end + 1..];
         }
-        out.push_str(rest);
-        Cow::Owned(out)
+        pieces.push(Piece::Literal(rest.into()));
+        let whole = joined(&pieces);
+        self.templates.insert(path.clone(), pieces);
+        Cow::Owned(whole)
     }
 
     fn bad(&mut self, path: &Path, reference: &str, text: String, hint: Option<String>) {
@@ -282,6 +297,60 @@ impl<'e> Resolver<'e> {
 }
 
 const ESCAPE: &str = "write $${ for a literal ${";
+
+/// The whole of a text in pieces, references to accounts as written.
+fn joined(pieces: &[Piece]) -> String {
+    let text = |piece: &'_ Piece| match piece {
+        Piece::Literal(text) | Piece::Resolved(text) | Piece::Account { written: text, .. } => text.clone(),
+    };
+    pieces.iter().map(text).collect()
+}
+
+/// The secrets of a value in which every reference has been filled in: by the names of keys, and in URLs.
+pub(super) fn secrets_of(value: &Value, found: &mut Vec<Secret>) {
+    fn all(value: &Value, found: &mut Vec<Secret>) {
+        match value {
+            Value::String(text) => found.push(Secret::new(text.as_str())),
+            Value::Number(number) => found.push(Secret::new(number.to_string())),
+            Value::Sequence(items) => items.iter().for_each(|item| all(item, found)),
+            _ => {}
+        }
+    }
+    match value {
+        Value::String(text) => url_secrets(text, found),
+        Value::Sequence(items) => items.iter().for_each(|item| secrets_of(item, found)),
+        Value::Mapping(entries) => {
+            for (key, value) in entries {
+                if is_secret_key(&key_text(key)) {
+                    all(value, found);
+                }
+                secrets_of(value, found);
+            }
+        }
+        Value::Tagged(tagged) => secrets_of(&tagged.value, found),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The password of a URL is a secret, as written and decoded.
+fn url_secrets(text: &str, found: &mut Vec<Secret>) {
+    let Some(password) = url_password(text) else { return };
+    found.push(Secret::new(password));
+    if let Ok(url) = url::Url::parse(text)
+        && let Some(written) = url.password()
+        && written != password
+    {
+        found.push(Secret::new(written));
+    }
+    let decoded: Vec<u8> = url::form_urlencoded::parse(format!("p={}", password.replace('+', "%2B")).as_bytes())
+        .flat_map(|(_, value)| value.into_owned().into_bytes())
+        .collect();
+    if let Ok(decoded) = String::from_utf8(decoded)
+        && decoded != password
+    {
+        found.push(Secret::new(decoded));
+    }
+}
 
 /// Whether a text holds a reference (not merely an escaped one).
 pub(super) fn has_reference(text: &str) -> bool {

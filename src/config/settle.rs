@@ -256,6 +256,7 @@ impl Settling<'_, '_> {
             changed: share(self, &|d| d.changed, built_in.changed),
             foreign: share(self, &|d| d.foreign, built_in.foreign),
             login: share(self, &|d| d.login, built_in.login),
+            accounts: share(self, &|d| d.accounts, built_in.accounts),
             p95,
             accept_p95,
             window,

@@ -351,7 +351,14 @@ impl Ledger {
             if is_news {
                 verdict.delivery.open = open;
                 let Verdict { outcome, delivery, reason } = verdict;
-                return Some(Correction { observed_at: batch.observed_at, outcome, delivery, reason, details });
+                return Some(Correction {
+                    observed_at: batch.observed_at,
+                    account: None,
+                    outcome,
+                    delivery,
+                    reason,
+                    details,
+                });
             }
         }
         None

@@ -106,6 +106,7 @@ fn long_line() -> String {
 }
 
 /// The key that authenticates tracers.
+#[derive(Clone)]
 pub struct Key(hmac::Key);
 
 impl Key {

@@ -24,6 +24,8 @@ pub struct Sample {
     pub outcome: Outcome,
     /// Its latency in milliseconds.
     pub latency_ms: f32,
+    /// Whether it is the failure of an account that is known to fail: shown in plots, judged by nothing here.
+    pub aside: bool,
     /// What became of its messages.
     pub messages: Option<Box<Messages>>,
 }
@@ -84,7 +86,7 @@ impl Sample {
     pub fn of(observation: &Observation) -> Self {
         let messages = observation.delivery.as_ref().map(|d| Box::new(Messages::of(d, observation.reason.as_ref())));
         let latency_ms = to_ms(observation.latency()) as f32;
-        Self { at: observation.at, outcome: observation.outcome, latency_ms, messages }
+        Self { at: observation.at, outcome: observation.outcome, latency_ms, aside: false, messages }
     }
 
     /// Books it anew.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Edge, Severity, State};
+use super::{Edge, Severity, State, accounts::Accounts};
 use crate::{observation::Reason, value::Timestamp};
 
 /// Confirmed bad service in progress.
@@ -64,6 +64,9 @@ pub struct Memory {
     /// Samples before this are not judged again: an outage that is over is no evidence of a degradation.
     #[serde(default)]
     pub judged_since: Timestamp,
+    /// Accounts that are failing.
+    #[serde(default, skip_serializing_if = "Accounts::is_empty")]
+    pub accounts: Accounts,
 }
 
 impl Default for Memory {
@@ -80,6 +83,7 @@ impl Default for Memory {
             last_bad: None,
             flapping: false,
             judged_since: Timestamp::EPOCH,
+            accounts: Accounts::default(),
         }
     }
 }

@@ -6,8 +6,10 @@
 //! One bad observation makes a check `suspect`; it is then asked again at `confirm_every` until `failures` in a row
 //! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage. Slow answers, losses and
 //! duplicates over a window make it `degraded`, once chance is ruled out (see [`window`]). An `unknown` observation
-//! is neither good nor bad.
+//! is neither good nor bad. Of a check with several accounts, those that fail while others work are told as a share
+//! (see [`accounts`]).
 
+pub mod accounts;
 pub mod flapping;
 mod measure;
 mod memory;
@@ -18,11 +20,12 @@ use std::{fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    accounts::Accounts,
     memory::{Memory, Run, Trouble},
     window::{Point, Sample, Window},
 };
 use crate::{
-    observation::{Correction, Fate, Observation, Outcome, Reason},
+    observation::{AccountSeen, Correction, Fate, Observation, Outcome, Reason},
     value::{Ratio, Timestamp},
 };
 
@@ -60,6 +63,8 @@ pub struct Degraded {
     pub foreign: Option<Ratio>,
     /// Share of new logins refused while kept sessions deliver.
     pub login: Option<Ratio>,
+    /// Share of failing accounts.
+    pub accounts: Option<Ratio>,
     /// 95th percentile of the latency.
     pub p95: Option<Duration>,
     /// 95th percentile of the time to the acknowledgement.
@@ -80,6 +85,7 @@ impl Default for Degraded {
             changed: Some(Ratio(0.01)),
             foreign: None,
             login: Some(Ratio(0.1)),
+            accounts: Some(Ratio(0.01)),
             p95: None,
             accept_p95: None,
             window: Duration::from_secs(600),
@@ -97,7 +103,7 @@ impl Default for Thresholds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// It works, but slowly, with losses or with duplicates.
+    /// It works, but slowly, with losses, with duplicates, or not for all accounts.
     Degraded,
     /// It does not work.
     Down,
@@ -168,7 +174,7 @@ pub enum Change {
         /// What is wrong now.
         reason: Option<Reason>,
     },
-    /// The outage is over, but the service is slow.
+    /// The outage is over, but the service is slow, or some of its accounts fail.
     Eased,
     /// Bad service is over.
     Ended(Edge),
@@ -197,6 +203,7 @@ pub struct Track {
     pub memory: Memory,
     /// The latest samples.
     pub window: Window,
+    rounds: accounts::Rounds,
 }
 
 /// What an observation means for detection.
@@ -206,6 +213,8 @@ enum Sign {
     Bad,
     /// A message that is late already and may still be lost: judged when its fate is known.
     Open,
+    /// The failure of an account that is known to fail while others work.
+    Aside,
     Blind,
 }
 
@@ -229,15 +238,17 @@ impl Track {
         thresholds: &Thresholds,
         recent: impl IntoIterator<Item = &'o Observation>,
     ) -> Self {
-        let mut track = Self { memory, window: Window::default() };
+        let mut track = Self { memory, ..Self::default() };
         for observation in recent {
-            track.window.push(Sample::of(observation), thresholds.degraded.window);
+            let aside = track.memory.accounts.has_set_aside(observation);
+            track.rounds.remember(observation);
+            track.window.push(Sample { aside, ..Sample::of(observation) }, thresholds.degraded.window);
             // Observations after `as_of` did not change the stored memory, so only the marks move.
             if observation.at > track.memory.as_of {
                 match Sign::of(observation) {
                     Sign::Good => track.memory.last_good = Some(observation.at),
-                    Sign::Bad => track.memory.last_bad = Some(observation.at),
-                    Sign::Open | Sign::Blind => {}
+                    Sign::Bad if !aside => track.memory.last_bad = Some(observation.at),
+                    Sign::Bad | Sign::Aside | Sign::Open | Sign::Blind => {}
                 }
                 track.memory.as_of = observation.at;
             }
@@ -249,16 +260,40 @@ impl Track {
     pub fn observe(&mut self, thresholds: &Thresholds, observation: &Observation) -> Vec<Change> {
         let mut changes = Vec::new();
         let at = observation.at;
-        self.window.push(Sample::of(observation), thresholds.degraded.window);
+        let sign = self.sign(thresholds, observation);
+        let sample = Sample { aside: sign == Sign::Aside, ..Sample::of(observation) };
+        self.window.push(sample, thresholds.degraded.window);
         self.memory.as_of = self.memory.as_of.max(at);
-        match Sign::of(observation) {
+        match sign {
             Sign::Bad => self.bad(thresholds, at, observation.reason.as_ref(), &mut changes),
             Sign::Good => self.good(thresholds, at, observation.outcome, observation.reason.as_ref(), &mut changes),
-            Sign::Open => self.judge(thresholds, at, observation.reason.as_ref(), &mut changes),
+            Sign::Open | Sign::Aside => self.judge(thresholds, at, observation.reason.as_ref(), &mut changes),
             Sign::Blind => self.blind(thresholds, at),
         }
-        self.flap(at, &mut changes);
+        self.flap(thresholds, at, &mut changes);
         changes
+    }
+
+    fn sign(&mut self, thresholds: &Thresholds, observation: &Observation) -> Sign {
+        self.memory.accounts.turn(&mut self.rounds, observation, thresholds.degraded.window);
+        let sign = Sign::of(observation);
+        let (account, at, reason) = (observation.account.as_ref(), observation.at, observation.reason.as_ref());
+        match sign {
+            Sign::Good | Sign::Bad if self.sets_aside(account, sign == Sign::Good, at, reason) => Sign::Aside,
+            Sign::Good | Sign::Bad | Sign::Open | Sign::Aside | Sign::Blind => sign,
+        }
+    }
+
+    /// Takes in how an account fared; whether that is a failure to set aside.
+    fn sets_aside(
+        &mut self,
+        account: Option<&AccountSeen>,
+        good: bool,
+        at: Timestamp,
+        reason: Option<&Reason>,
+    ) -> bool {
+        let Self { memory, rounds, .. } = self;
+        account.is_some_and(|account| memory.accounts.observe(rounds, account, good, at, reason))
     }
 
     /// Takes in the fate of a message whose observation was `pending` or booked as lost.
@@ -267,8 +302,13 @@ impl Track {
         let at = correction.observed_at;
         let reason = correction.reason.as_ref();
         let was = self.window.correct(correction);
+        let settled = correction.delivery.fate != Fate::Pending && correction.outcome != Outcome::Unknown;
+        let good = correction.outcome != Outcome::Failed;
+        let aside = settled && self.sets_aside(correction.account.as_ref(), good, at, reason);
+        let was_aside = self.window.set_aside(at, aside);
         let overtaken = self.memory.last_good.is_some_and(|good| good > at);
         match (was, correction.outcome) {
+            _ if aside || was_aside => self.judge(thresholds, self.memory.as_of, reason, &mut changes),
             // Pending has become lost. If a later message got through, it is one loss; else the run goes on.
             (Some(Outcome::Slow | Outcome::Ok), Outcome::Failed) if !overtaken => {
                 self.bad(thresholds, at, reason, &mut changes);
@@ -328,7 +368,7 @@ impl Track {
         }
         memory.bad.count = memory.bad.count.saturating_add(1);
         memory.bad.first = memory.bad.first.min(at);
-        let confirmed = memory.bad.count >= thresholds.failures;
+        let confirmed = memory.bad.count >= thresholds.failures && !memory.accounts.only_one_since(memory.bad.first);
         match memory.trouble.as_mut() {
             Some(trouble) if trouble.severity == Severity::Down => {
                 let relapsed = was_good >= thresholds.recoveries && memory.state != State::Down;
@@ -378,7 +418,7 @@ impl Track {
         match self.severity() {
             Some(Severity::Down) if self.memory.good.count < thresholds.recoveries => self.enter(State::Down, at),
             Some(Severity::Down) if self.memory.flapping => self.enter(State::Up, at),
-            Some(Severity::Down) => self.recover(at, changes),
+            Some(Severity::Down) => self.recover(thresholds, at, changes),
             Some(Severity::Degraded) => {
                 self.enter(State::Degraded, at);
                 self.judge(thresholds, at, reason, changes);
@@ -391,14 +431,16 @@ impl Track {
     }
 
     /// An outage is over: `recoveries` good observations have come. When most of them were slow, the service is
-    /// back but degraded.
-    fn recover(&mut self, at: Timestamp, changes: &mut Vec<Change>) {
+    /// back but degraded; so it is when accounts have failed since.
+    fn recover(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
         let memory = &mut self.memory;
         let edge = Edge { after: memory.last_bad, by: memory.good.first };
         memory.judged_since = memory.good.first;
         let mostly_slow = memory.good.slow * 2 > memory.good.count;
+        memory.accounts.outage_over(memory.good.first);
+        let some_fail = memory.accounts.judge(thresholds.degraded.accounts).is_some();
         match memory.trouble.as_mut() {
-            Some(trouble) if mostly_slow => {
+            Some(trouble) if mostly_slow || some_fail => {
                 trouble.severity = Severity::Degraded;
                 memory.last_bad = Some(at);
                 self.enter(State::Degraded, at);
@@ -425,7 +467,9 @@ impl Track {
         if self.severity() == Some(Severity::Down) || self.memory.bad.count > 0 {
             return;
         }
-        let verdict = self.window.judge(&thresholds.degraded, self.memory.judged_since, reason);
+        let limits = &thresholds.degraded;
+        let by_account = self.memory.accounts.judge(limits.accounts);
+        let verdict = by_account.or_else(|| self.window.judge(limits, self.memory.judged_since, reason));
         match (verdict, self.memory.trouble.as_ref()) {
             (Some(offence), None) => {
                 let trouble =
@@ -437,7 +481,8 @@ impl Track {
             }
             (Some(offence), Some(_)) => self.memory.last_bad = Some(offence.last),
             (None, Some(_)) => {
-                let Some(edge) = self.window.healed(&thresholds.degraded, self.memory.judged_since) else { return };
+                let Some(edge) = self.window.healed(limits, self.memory.judged_since) else { return };
+                let edge = self.memory.accounts.healed(edge);
                 self.memory.trouble = None;
                 self.memory.judged_since = edge.by;
                 self.enter(State::Up, at);
@@ -447,7 +492,7 @@ impl Track {
         }
     }
 
-    fn flap(&mut self, at: Timestamp, changes: &mut Vec<Change>) {
+    fn flap(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
         let flapping = flapping::judge(self.memory.flapping, self.window.signs());
         if flapping == self.memory.flapping {
             return;
@@ -458,7 +503,7 @@ impl Track {
         }
         // A recovery that flapping held back is told once it has stopped.
         if !flapping && self.severity() == Some(Severity::Down) && self.memory.state == State::Up {
-            self.recover(at, changes);
+            self.recover(thresholds, at, changes);
         }
     }
 

@@ -251,6 +251,7 @@ fn losses_that_arrive_after_all_clear_the_suspicion() {
             delivery: delivery(Fate::Late),
             reason: None,
             details: Default::default(),
+            account: None,
         };
         assert_eq!(track.correct(&thresholds, &late), vec![]);
     }
@@ -275,6 +276,7 @@ fn pending_messages_that_are_lost_make_an_outage_from_the_first_of_them() {
             delivery: delivery(Fate::Lost),
             reason,
             details: Default::default(),
+            account: None,
         };
         told.extend(track.correct(&thresholds, &lost).iter().map(words));
     }
@@ -293,6 +295,7 @@ fn a_pending_message_lost_after_a_later_one_got_through_is_one_loss() {
         delivery: delivery(Fate::Lost),
         reason: None,
         details: Default::default(),
+        account: None,
     };
     assert_eq!(track.correct(&thresholds, &lost), vec![]);
     assert_eq!(track.memory.state, State::Up);

@@ -85,9 +85,15 @@ impl Window {
         Some(was)
     }
 
+    /// Sets a sample aside, or takes it back; returns how it was before.
+    pub fn set_aside(&mut self, at: Timestamp, aside: bool) -> bool {
+        let sample = self.samples.iter_mut().rev().find(|s| s.at == at);
+        sample.is_some_and(|sample| std::mem::replace(&mut sample.aside, aside))
+    }
+
     /// Good and bad in order of time, the inconclusive left out.
     pub fn signs(&self) -> impl DoubleEndedIterator<Item = bool> {
-        self.samples.iter().filter(|s| s.outcome != Outcome::Unknown).map(|s| s.outcome != Outcome::Failed)
+        self.samples.iter().filter(|s| s.outcome != Outcome::Unknown && !s.aside).map(|s| s.outcome != Outcome::Failed)
     }
 
     /// The latest samples as points of a plot.
@@ -104,7 +110,7 @@ impl Window {
     fn judged(&self, span: Duration, since: Timestamp) -> Vec<&Sample> {
         let Some(newest) = self.samples.back() else { return Vec::new() };
         let from = (newest.at - span).max(since);
-        self.samples.iter().filter(|s| s.at >= from && s.outcome != Outcome::Unknown).collect()
+        self.samples.iter().filter(|s| s.at >= from && s.outcome != Outcome::Unknown && !s.aside).collect()
     }
 
     /// Whether the samples since `since` within the window show a degraded service. `latest` is the reason of what
@@ -256,7 +262,7 @@ mod tests {
             };
             let at = Timestamp::from_millis(1_000 * (i as i64 + 1));
             let messages = (c == 'd').then(|| Box::new(Messages { all: 1, duplicates: 1, ..Messages::default() }));
-            let sample = Sample { at, outcome, latency_ms: 10.0, messages };
+            let sample = Sample { at, outcome, latency_ms: 10.0, aside: false, messages };
             window.push(sample, Duration::from_secs(600));
         }
         window
@@ -329,7 +335,10 @@ mod tests {
         let mut busy = Window::default();
         for i in 0..5_000 {
             let at = Timestamp::from_millis(i);
-            busy.push(Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, messages: None }, Duration::from_secs(600));
+            busy.push(
+                Sample { at, outcome: Outcome::Ok, latency_ms: 1.0, aside: false, messages: None },
+                Duration::from_secs(600),
+            );
         }
         assert_eq!(busy.samples.len(), SAMPLES_MAX);
     }
@@ -349,7 +358,7 @@ mod tests {
         let mut window = Window::default();
         for (n, (outcome, messages)) in messages.into_iter().enumerate() {
             let messages = Some(Box::new(messages));
-            let sample = Sample { at: second(n as i64 + 1), outcome, latency_ms: 10.0, messages };
+            let sample = Sample { at: second(n as i64 + 1), outcome, latency_ms: 10.0, aside: false, messages };
             window.push(sample, Duration::from_secs(600));
         }
         window

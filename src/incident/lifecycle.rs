@@ -75,7 +75,7 @@ impl Incident {
             }
             Change::Eased => {
                 member.severity = Severity::Degraded;
-                (Entry::Severity, format!("{check} answers again, but slowly"))
+                (Entry::Severity, format!("{check} works again, but is degraded"))
             }
             Change::Ended(edge) => {
                 member.ended = Some(*edge);

@@ -424,6 +424,7 @@ impl Attempt {
             address: self.address,
             tls: self.tls,
             delivery: None,
+            account: None,
             details: self.details,
         };
         (observation, self.transcript.unwrap_or_default())

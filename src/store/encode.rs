@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use super::error::Fault;
 use crate::{
     observation::{
-        Accept, Correction, DETAILS_MAX, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason, Reconnection,
-        Side, TlsFacts,
+        Accept, AccountSeen, Correction, DETAILS_MAX, Fate, Integrity, Observation, Outcome, Phase, PhaseTime, Reason,
+        Reconnection, Side, TlsFacts,
     },
     value::Timestamp,
 };
@@ -134,6 +134,7 @@ struct Evidence {
     login: Option<Reason>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     reconnections: Vec<Reconnection>,
+    account: Option<AccountSeen>,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     details: Map<String, Value>,
 }
@@ -148,6 +149,7 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
         left_out: o.delivery.as_ref().map(|d| d.left_out.clone()).unwrap_or_default(),
         login: o.delivery.as_ref().and_then(|d| d.login.as_ref()?.reason.clone()),
         reconnections: o.delivery.as_ref().map(|d| d.reconnections.clone()).unwrap_or_default(),
+        account: o.account.clone(),
         details: o.details.clone(),
     };
     if is_plain(o) {
@@ -159,7 +161,8 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
         json = to_json(&evidence)?;
     }
     if json.len() > EVIDENCE_BYTES_MAX {
-        evidence = Evidence { reason: evidence.reason, address: evidence.address, ..Evidence::default() };
+        let Evidence { reason, address, account, .. } = evidence;
+        evidence = Evidence { reason, address, account, ..Evidence::default() };
         json = to_json(&evidence)?;
     }
     Ok((json != "{}").then_some(json))
@@ -169,6 +172,7 @@ pub(super) fn evidence_json(o: &Observation) -> Result<Option<String>, Fault> {
 pub(super) fn read_evidence(json: &str, o: &mut Observation) -> Result<(), Fault> {
     let evidence: Evidence = from_json(json, "evidence")?;
     (o.reason, o.address, o.tls, o.details) = (evidence.reason, evidence.address, evidence.tls, evidence.details);
+    o.account = evidence.account;
     if let Some(delivery) = &mut o.delivery {
         delivery.left_out = evidence.left_out;
         if let Some(login) = &mut delivery.login {

@@ -23,12 +23,15 @@ use crate::{
 };
 
 /// Different pieces of evidence remembered per check, so that each is written once a day: a name with four
-/// addresses in turn is still steady.
+/// addresses in turn is still steady. Of a check with several accounts, so many for each of them.
 const EVIDENCE_KEPT: usize = 4;
 
-/// New pieces of evidence written per check and hour for observations that are fine. A page that says something
-/// new each time would otherwise cost more than all failures.
-const PLAIN_EVIDENCE_PER_HOUR: u32 = 60;
+/// Most of them, whatever the accounts: a few hundred bytes each, looked through at every observation.
+const EVIDENCE_KEPT_MAX: usize = 256;
+
+/// New pieces of evidence written per check and hour for observations that are fine, beside those of each account. A
+/// page that says something new each time would otherwise cost more than all failures.
+const PLAIN_EVIDENCE_PER_HOUR: usize = 60;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -227,7 +230,7 @@ impl Writing<'_> {
     fn observation(&mut self, check: &CheckName, o: &Observation) -> Result<(), Fault> {
         let day = day_of(o.at);
         let evidence = match encode::evidence_json(o)? {
-            Some(json) => self.evidence(check, o.at, json, encode::is_plain(o))?,
+            Some(json) => self.evidence(check, o, json)?,
             None => None,
         };
         let phases = encode::pack_phases(&o.phases, encode::is_plain(o));
@@ -257,27 +260,29 @@ impl Writing<'_> {
 
     /// The number of a piece of evidence, written unless this check's day has it already; `None` when a plain
     /// observation's share of the hour is used up.
-    fn evidence(&mut self, check: &CheckName, at: Timestamp, json: String, plain: bool) -> Result<Option<i64>, Fault> {
+    fn evidence(&mut self, check: &CheckName, o: &Observation, json: String) -> Result<Option<i64>, Fault> {
         let known = known(self.tx, self.known, check)?;
-        let day = day_of(at);
+        let (at, day) = (o.at, day_of(o.at));
+        let accounts = o.account.as_ref().map_or(1, |account| account.of.max(1)) as usize;
+        let kept = EVIDENCE_KEPT.saturating_mul(accounts).min(EVIDENCE_KEPT_MAX);
         if let Some(found) = known.evidence.iter().position(|(text, of, _)| *of == day && *text == json) {
             let used = known.evidence.remove(found);
             let id = used.2;
             known.evidence.insert(0, used);
             return Ok(Some(id));
         }
-        if plain {
+        if encode::is_plain(o) {
             let hour = at.as_millis() / HOUR_MS;
             if known.written.0 != hour {
                 known.written = (hour, 0);
             }
-            if known.written.1 >= PLAIN_EVIDENCE_PER_HOUR {
+            if known.written.1 as usize >= PLAIN_EVIDENCE_PER_HOUR + accounts - 1 {
                 return Ok(None);
             }
             known.written.1 += 1;
         }
         let id = insert_evidence(self.tx, day, &json)?;
-        known.evidence.truncate(EVIDENCE_KEPT - 1);
+        known.evidence.truncate(kept - 1);
         known.evidence.insert(0, (json, day, id));
         Ok(Some(id))
     }

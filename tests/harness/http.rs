@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 /// How it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -52,6 +54,7 @@ impl Request {
 
 struct State {
     answer: Mutex<Answer>,
+    refused: Mutex<Vec<String>>,
     delay: Mutex<Duration>,
     requests: Mutex<Vec<Request>>,
     stop: AtomicBool,
@@ -70,6 +73,7 @@ impl Web {
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
             answer: Mutex::new(answer),
+            refused: Mutex::default(),
             delay: Mutex::default(),
             requests: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -104,6 +108,11 @@ impl Web {
         *self.state.answer.lock().expect("no panic holds it") = answer;
     }
 
+    /// Refuses these user names of basic authentication from now on, with 403.
+    pub fn refuse(&self, users: &[&str]) {
+        *self.state.refused.lock().expect("no panic holds it") = users.iter().map(|u| (*u).to_owned()).collect();
+    }
+
     /// Takes this long between reading a request and answering it.
     pub fn set_delay(&self, delay: Duration) {
         *self.state.delay.lock().expect("no panic holds it") = delay;
@@ -127,6 +136,13 @@ impl Drop for Web {
     }
 }
 
+/// The user name of basic authentication.
+pub fn user(headers: &BTreeMap<String, String>) -> Option<String> {
+    let encoded = headers.get("authorization")?.strip_prefix("Basic ")?;
+    let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
+    decoded.split_once(':').map(|(user, _)| user.to_owned())
+}
+
 fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -146,7 +162,8 @@ fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
     let length: usize = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let answer = *state.answer.lock().expect("no panic holds it");
+    let refused = user(&headers).is_some_and(|u| state.refused.lock().expect("no panic holds it").contains(&u));
+    let answer = if refused { Answer::Status(403) } else { *state.answer.lock().expect("no panic holds it") };
     let request = Request { at: Instant::now(), answer, path, headers, body };
     state.requests.lock().expect("no panic holds it").push(request);
     let delay = *state.delay.lock().expect("no panic holds it");

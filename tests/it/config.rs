@@ -172,6 +172,8 @@ const SCHEMA_SEES: &[&str] = &[
     "thresholds",
     "delivery-incomplete",
     "delivery-cannot-send",
+    "accounts-list",
+    "accounts-range",
 ];
 
 #[test]
@@ -291,6 +293,59 @@ fn the_cascade_reaches_the_checks() {
             "shop/front [shop] timeout 10s slow 2s confirm 2s failures 3 labels {} after []",
         ]
     );
+}
+
+#[test]
+fn each_account_has_its_own_question() {
+    let config = load(Path::new("tests/config/good/08-accounts")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let of = |name: &str| {
+        let check = config.checks.iter().find(|check| check.name.check() == name).expect("it was written");
+        let each = check.ask.each().into_iter().map(|(name, ask)| format!("{name} → {}", ask.target()));
+        (each.collect::<Vec<_>>(), check.thresholds.degraded.accounts.map(|share| share.to_string()))
+    };
+    let (listed, share) = of("listed");
+    let url = "https://mail.example.com/";
+    assert_eq!(listed, ["probe01", "probe02", "probe03"].map(|name| format!("{name} → {url}")));
+    assert_eq!(share.as_deref(), Some("30%"));
+    let (range, share) = of("range");
+    assert_eq!((range.len(), share), (12, None));
+    let last = &range[11];
+    assert!(last.starts_with("probe12@example.com → https://mail.example.com/probe12@example.com"), "{last}");
+    assert_eq!(of("delivery").1.as_deref(), Some("10%"), "from the defaults");
+    assert_eq!(of("delivery").0.len(), 3);
+    let names: Vec<String> = of("tokens-only").0;
+    assert!(names[0].starts_with("account 1 → ") && names[1].starts_with("account 2 → "), "{names:?}");
+    for secret in ["pw-01-hunter2-swordfish", "pw-12-hunter2-swordfish", "aaaaaaaa", "12345"] {
+        assert_eq!(config.masker.mask(secret), "***", "{secret}");
+    }
+}
+
+#[test]
+fn a_name_that_holds_a_secret_is_not_shown() {
+    let checks = "service: s\nchecks:\n  - name: a\n    accounts: [{ user: probe-one, password: probe-one }, { user: \
+                  probe-two, password: probe-two }]\n    http: { url: \"https://h.example.com/\", username: \
+                  \"${account:user}\", password: \"${account:password}\" }\n";
+    let config = load_texts("", checks).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let names: Vec<String> = config.checks[0].ask.each().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["account 1", "account 2"]);
+}
+
+#[test]
+fn a_fingerprint_changes_with_every_account() {
+    let of = |accounts: &str| {
+        let checks = format!(
+            "service: s\nchecks:\n  - name: a\n    accounts: {accounts}\n    http: {{ url: \"https://h.example.com/\", \
+             username: \"${{account:user}}\", password: \"${{account:pw}}\" }}\n"
+        );
+        let config = load_texts("", &checks).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let kept = config.checks[0].fingerprint.lines().filter(|line| !line.starts_with("directory"));
+        kept.collect::<Vec<_>>().join("\n")
+    };
+    let first = of("[{ user: one, pw: one-secret }, { user: two, pw: two-secret }]");
+    assert_eq!(first, of("[ { user: one, pw: one-secret }, { user: two, pw: two-secret } ]"));
+    assert_ne!(first, of("[{ user: one, pw: one-secret }, { user: two, pw: new-secret }]"));
+    assert_ne!(first, of("[{ user: one, pw: one-secret }]"));
+    assert!(!first.contains("secret}") && !first.contains("one-secret") && !first.contains("two-secret"), "{first}");
 }
 
 #[test]

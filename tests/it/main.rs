@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod accounts;
 mod alerts;
 mod broker;
 mod cli;

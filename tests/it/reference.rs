@@ -30,8 +30,41 @@ place; `bongsu protocols NAME` tells what a protocol's success proves.
 - Required keys are in **bold**. A key left out, or left empty, has its default.
 - Unknown keys are refused, but for keys at the top of a file that begin with `x-`: they are yours, for YAML anchors.
 - `${env:NAME}`, `${file:/path}` and `${credential:name}` (systemd credentials) stand for secrets, within any text.
+- `${account:KEY}` stands for a value of the account whose turn it is, in a check with [several](#accounts).
 - Relative paths are relative to the file they stand in.
 - A setting of a check is its own, else that of its file's `defaults`, else that of `config.yaml`'s, else built in.
+
+";
+
+/// How a check asks with several accounts.
+const ACCOUNTS: &str = "\
+## Accounts
+
+A check of any kind can ask with several accounts, one after the other: those of one mailbox server's stores, of one
+chat's shards, of the tariffs of one gateway.
+
+```yaml
+- name: login
+  accounts:
+    - { username: probe01, password: \"${credential:probe01}\" }
+    - { username: probe02, password: \"${credential:probe02}\" }
+  http: { url: \"https://mail.example.com/\", username: \"${account:username}\", password: \"${account:password}\" }
+- name: login-by-number
+  accounts: { range: \"01..12\", username: \"probe{n}@example.com\", password: \"${file:/etc/bongsu/probe.pw}\" }
+  http: { url: \"https://mail.example.com/\", username: \"${account:username}\", password: \"${account:password}\" }
+  degraded: { accounts: 25% }
+```
+
+- At most 100 accounts, all with the same keys. The first key that is no secret is what an account is called.
+- `${account:KEY}` has a value within any text of what is asked (`http` and the like), and nowhere else.
+- Each attempt is made with one account. One that fails is asked again at once; one that is known to fail, once a round,
+  which takes as many intervals as there are accounts.
+- An account is failing from its second failure in a row until its second success in a row. When the share of failing
+  accounts reaches `degraded.accounts` (1%, so any one of up to a hundred), the check is degraded: *1 of 12 accounts
+  failing: probe07: 535 5.7.8 …*. While another account works, further failures of that one are neither failures of the
+  check nor losses.
+- When all fail, failures count as always: after `outage.failures` of them the check is down. With several accounts it
+  takes failures of at least two.
 
 ";
 
@@ -165,6 +198,7 @@ impl Reference {
             ["integer"] => "whole number".into(),
             ["number"] => "number".into(),
             ["boolean"] => "`true`, `false`".into(),
+            ["string", "number", "boolean"] => "text".into(),
             ["array"] => format!("list of {}", self.kind(&schema["items"], &format!("{path}[]"), sections)),
             ["object"] => {
                 let patterns = schema["patternProperties"].as_object().and_then(|all| all.values().next());
@@ -320,6 +354,7 @@ fn reference() -> String {
     };
     reference.file("config.yaml", "All of it can be left out.", &config);
     reference.file("Check files", "Every `*.yaml` and `*.yml` below `checks/`, in any depth.", &checks);
+    reference.text.push_str(ACCOUNTS);
     reference.text.push_str("## Kinds of values\n\n| value | meaning |\n|---|---|\n");
     for (name, told) in &reference.kinds {
         let _ = writeln!(reference.text, "| {name} | {} |", cell(told));
@@ -351,6 +386,17 @@ fn every_key_of_the_schema_is_in_the_reference() {
     assert!(keys.len() > 80, "only {} keys were found", keys.len());
     let missing: Vec<&String> = keys.iter().filter(|key| !made.contains(&format!("`{key}`"))).collect();
     assert_eq!(missing, Vec::<&String>::new());
+}
+
+#[test]
+fn the_example_with_accounts_loads() {
+    let example = ACCOUNTS.split("```").nth(1).expect("an example").trim_start_matches("yaml\n");
+    let dir = crate::harness::scratch();
+    crate::harness::write(dir.path(), "config.yaml", "");
+    crate::harness::write(dir.path(), "checks/a.yaml", &format!("service: mail\nchecks:\n{example}"));
+    let config = bongsu::config::load(dir.path(), &crate::documents::Generous).unwrap_or_else(|m| panic!("{m}"));
+    let accounts: Vec<usize> = config.checks.iter().map(|check| check.ask.each().len()).collect();
+    assert_eq!(accounts, [2, 12]);
 }
 
 /// Names of all properties anywhere in a schema.

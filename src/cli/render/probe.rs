@@ -67,6 +67,9 @@ fn evidence(o: &Observation, screen: Screen) -> String {
         let few = tls.days_left.is_some_and(|d| d < CERTIFICATE_DAYS_FEW);
         put("tls", tls_text(tls), if few { Tone::Warn } else { Tone::Plain });
     }
+    if let Some(account) = &o.account {
+        put("account", format!("{} (of {})", account.name, account.of), Tone::Plain);
+    }
     if let Some(delivery) = &o.delivery {
         put("delivery", delivery_text(delivery), Tone::Plain);
     }

@@ -85,6 +85,7 @@ SELECT
     json_extract(e.json, '$.reason.kind') AS kind,
     json_extract(e.json, '$.reason.text') AS reason,
     json_extract(e.json, '$.address') AS address,
+    json_extract(e.json, '$.account.name') AS account,
     CASE d.fate WHEN 0 THEN 'arrived' WHEN 1 THEN 'late' WHEN 2 THEN 'pending' WHEN 3 THEN 'lost'
         WHEN 4 THEN 'unsent' WHEN 5 THEN 'uncertain' END AS fate,
     CASE d.accept WHEN 0 THEN 'accepted' WHEN 1 THEN 'rejected' WHEN 2 THEN 'unreachable' WHEN 3 THEN 'uncertain'

@@ -11,8 +11,8 @@ use crate::{
     decide::{Commit, StateRow},
     incident::{Acknowledgement, Edge, Entry, Incident, IncidentId, Member, Severity, TimelineEntry},
     observation::{
-        Accept, Delivery, Fate, Fates, Integrity, Kind, Login, Observation, Outcome, Phase, PhaseTime, Reason,
-        Reconnection, Side, TlsFacts,
+        Accept, AccountSeen, Delivery, Fate, Fates, Integrity, Kind, Login, Observation, Outcome, Phase, PhaseTime,
+        Reason, Reconnection, Side, TlsFacts,
     },
     value::{CheckName, Name, Timestamp},
 };
@@ -122,8 +122,10 @@ pub fn observation() -> impl Strategy<Value = Observation> {
         0..3,
     );
     let evidence = (option::of(reason()), option::of(select(addresses)), option::of(tls()), details);
+    let account = option::of((text(), 1..=100_u32)).prop_map(|a| a.map(|(name, of)| AccountSeen { name, of }));
+    let evidence = (evidence, account);
     (instant(), select(Outcome::ALL.to_vec()), span(), phases(), option::of(delivery()), evidence).prop_map(
-        |(at, outcome, duration, phases, delivery, (reason, address, tls, details))| Observation {
+        |(at, outcome, duration, phases, delivery, ((reason, address, tls, details), account))| Observation {
             at,
             outcome,
             duration,
@@ -132,6 +134,7 @@ pub fn observation() -> impl Strategy<Value = Observation> {
             address,
             tls,
             delivery,
+            account,
             details: details.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
         },
     )

@@ -11,7 +11,8 @@ use crate::{
     decide::{Commit, StateRow},
     incident::{Incident, IncidentId, TimelineEntry},
     observation::{
-        Accept, Correction, Delivery, Fate, Integrity, Kind, Observation, Outcome, Phase, PhaseTime, Reason,
+        Accept, AccountSeen, Correction, Delivery, Fate, Integrity, Kind, Observation, Outcome, Phase, PhaseTime,
+        Reason,
     },
     store::{IncidentQuery, Renamed, StoreError, Writer},
     value::{CheckName, Name, Timestamp},
@@ -208,6 +209,7 @@ fn a_correction_rewrites_its_observation_and_no_other() {
         delivery: arrived.clone(),
         reason: None,
         details: Default::default(),
+        account: None,
     };
     let commit = Commit { correction: Some((check("chat/b"), correction.clone())), ..Commit::default() };
     writer.commit(std::slice::from_ref(&commit)).expect("a commit");
@@ -323,6 +325,29 @@ fn evidence_is_written_once_and_bounded() {
     assert_eq!(count(&place), 60);
     let last = place.reader().recent(&check("mail/a"), 1).expect("observations");
     assert!(last[0].details.is_empty());
+
+    // Twelve accounts in turn are as steady as one.
+    let before = count(&place);
+    let turns: Vec<_> = (0..240)
+        .map(|i| {
+            let mut o = Observation::new(at(4_000 + i), Outcome::Ok, Duration::from_millis(3));
+            o.account = Some(AccountSeen { name: format!("probe{:02}", i % 12), of: 12 });
+            Commit { observation: Some((check("mail/accounts"), o)), ..Commit::default() }
+        })
+        .collect();
+    writer.commit(&turns).expect("a commit");
+    assert_eq!(count(&place), before + 12);
+    let last = place.reader().recent(&check("mail/accounts"), 1).expect("observations");
+    assert_eq!(last[0].account, Some(AccountSeen { name: "probe11".into(), of: 12 }));
+    let shown: Vec<String> = place
+        .sql()
+        .prepare("SELECT DISTINCT account FROM observations WHERE check_name = 'mail/accounts' ORDER BY account")
+        .expect("the view has it")
+        .query_map([], |row| row.get(0))
+        .expect("rows")
+        .collect::<Result<_, _>>()
+        .expect("texts");
+    assert_eq!((shown.len(), shown[11].as_str()), (12, "probe11"));
 
     let mut huge = Observation::new(at(900), Outcome::Failed, Duration::from_millis(3));
     huge.reason = Some(Reason::new(Phase::Exchange, Kind::Unexpected, "too much"));

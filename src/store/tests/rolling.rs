@@ -238,6 +238,7 @@ proptest! {
             let (offset, name, ..) = attempts[i];
             let correction = Correction {
                 observed_at: Timestamp::from_millis(DAY * DAY_MS + offset),
+                account: None,
                 outcome,
                 delivery: delivery(Fate::Late, i as u64),
                 reason: None,

@@ -1,5 +1,6 @@
 //! Tests against real servers.
 
+mod accounts;
 mod delivery;
 mod dns;
 mod email;
