@@ -10,8 +10,10 @@
 
 pub mod dns;
 pub mod http;
+pub mod lines;
 mod matcher;
 pub mod mqtt;
+pub mod sasl;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
