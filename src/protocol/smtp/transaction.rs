@@ -91,7 +91,8 @@ impl Mailing {
             return refused("the server does not offer 8BITMIME, and `encoding: 8bit` was asked for".into(), cx);
         }
         let utf8 = offered.offers("SMTPUTF8");
-        if !utf8 && !(envelope.from.is_ascii() && envelope.to.iter().all(|to| to.is_ascii())) {
+        let ascii = envelope.from.is_ascii() && envelope.to.iter().all(|to| to.is_ascii());
+        if !ascii && !utf8 {
             return refused("the server does not offer SMTPUTF8, which an address beyond ASCII needs".into(), cx);
         }
         let raw_header = envelope.smtputf8 && utf8 && eight_bit;
