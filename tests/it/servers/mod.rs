@@ -5,5 +5,6 @@ mod dns;
 mod email;
 mod http;
 mod mqtt;
+mod smtp;
 mod tls_tcp;
 mod whole;
