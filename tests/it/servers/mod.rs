@@ -4,6 +4,7 @@ mod delivery;
 mod dns;
 mod email;
 mod http;
+mod lmtp;
 mod mqtt;
 mod smtp;
 mod tls_tcp;
