@@ -204,7 +204,15 @@ impl Dialogue {
         }
     }
 
-    /// Says goodbye and waits for the answer, which nothing depends on; the caller bounds the wait.
+    /// Says goodbye without waiting for the answer, which would count as the service's time: a server may keep it back
+    /// for a while (exim: 200 ms), as nothing depends on it. The caller bounds the wait for the network.
+    pub async fn leave(&mut self, cx: &mut Attempt) {
+        if self.say(cx, "QUIT", "QUIT").await.is_ok() {
+            self.lines.shut().await;
+        }
+    }
+
+    /// Says goodbye and waits for the answer; the caller bounds the wait.
     pub async fn quit(&mut self, cx: &mut Attempt) {
         if self.command(cx, "QUIT").await.is_ok() {
             self.lines.shut().await;
