@@ -41,11 +41,11 @@ use std::sync::Arc;
 
 pub use self::{
     dialogue::Dialect,
-    options::{Envelope, RawProbe, RawSend, Server},
+    options::{RawProbe, RawSend, Server},
 };
 use self::{
     dialogue::open,
-    options::Written,
+    options::{Envelope, Written},
     transaction::{GOODBYE_MAX, Mailing},
 };
 use super::{Attempt, Boxed, Carries, Probe, Protocol, SendSession, Sender, mail::compose::LINE_BYTES_MAX};

@@ -164,8 +164,10 @@ impl Dialogue {
     }
 
     async fn say(&mut self, cx: &mut Attempt, line: &str, shown: &str) -> Result<(), Fault> {
-        let verb: Vec<&str> = shown.split([' ', ':']).take(1).collect();
-        cx.awaits(format!("{} was not answered", verb.concat()));
+        let verb = shown.split([' ', ':']).next().unwrap_or_default();
+        // The steps of a login after its first have no name.
+        let verb = if verb.starts_with('(') { "the latest step of AUTH" } else { verb };
+        cx.awaits(format!("{verb} was not answered"));
         while self.owed > 0 {
             self.next_reply().await?;
         }

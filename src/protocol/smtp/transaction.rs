@@ -118,7 +118,7 @@ impl Mailing {
         if offered.offers("SIZE") {
             command.push_str(&format!(" SIZE={}", mail.len()));
         }
-        if !mail.is_ascii() {
+        if !mail.is_ascii() && offered.offers("8BITMIME") {
             command.push_str(" BODY=8BITMIME");
         }
         if envelope.smtputf8 && offered.offers("SMTPUTF8") {
@@ -219,7 +219,7 @@ impl Mailing {
         if good(&reply) {
             return Ok(());
         }
-        let verb: String = line.split([' ', ':']).take(1).collect();
+        let verb = line.split([' ', ':']).next().unwrap_or_default();
         Err(self.refusal(cx, &reply, &format!("{verb} refused: {}", reply.text())))
     }
 

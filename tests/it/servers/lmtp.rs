@@ -126,12 +126,12 @@ async fn mails_lie_in_their_mailboxes_when_they_are_acknowledged() {
         for user in ["kim", "lee"] {
             let mails = store.mails(user);
             assert_eq!(mails.len(), usize::try_from(sequence).expect("small"), "{user}");
-            let seen = mails.iter().map(|mail| {
+            let mut seen = mails.iter().map(|mail| {
                 let mail = MessageParser::default().parse(mail).expect("a mail");
                 tracer::recognise(&key, check, mail.body_text(0).expect("a body").as_bytes())
             });
             let equal = |seen: Seen| matches!(seen, Seen::Ours(found) if found.integrity == Integrity::Equal);
-            assert!(seen.map(equal).all(|equal| equal));
+            assert!(seen.all(equal));
         }
     }
     session.close(&mut cx).await;
