@@ -10,8 +10,13 @@
 
 pub mod dns;
 pub mod http;
+pub mod lines;
+pub mod lmtp;
+pub mod mail;
 mod matcher;
 pub mod mqtt;
+pub mod sasl;
+pub mod smtp;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -32,7 +37,8 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT];
+pub static PROTOCOLS: &[&Protocol] =
+    &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT, &smtp::SMTP, &lmtp::LMTP];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

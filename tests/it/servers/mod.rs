@@ -5,6 +5,8 @@ mod delivery;
 mod dns;
 mod email;
 mod http;
+mod lmtp;
 mod mqtt;
+mod smtp;
 mod tls_tcp;
 mod whole;
