@@ -11,6 +11,7 @@ pub mod mqtt_proxy;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
+pub mod websocket;
 
 use std::{
     fs,

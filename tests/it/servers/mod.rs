@@ -7,4 +7,5 @@ mod http;
 mod mangling;
 mod mqtt;
 mod tls_tcp;
+mod websocket;
 mod whole;
