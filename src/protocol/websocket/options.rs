@@ -41,7 +41,7 @@ pub struct RawProbe {
     #[serde(default)]
     headers: BTreeMap<String, Secret>,
     /// The subprotocol to offer, or a list of them, the best first. A server that agrees on none has failed.
-    subprotocol: Option<Names>,
+    subprotocol: Option<Subprotocols>,
     /// Whom to trust, for `wss`.
     tls: Option<TlsOptions>,
     /// What to say and what to expect after the upgrade, in order; default: a ping and its pong. Frames that are not
@@ -61,7 +61,7 @@ pub struct RawSend {
     #[serde(default)]
     headers: BTreeMap<String, Secret>,
     /// The subprotocol to offer, or a list of them, the best first. A server that agrees on none has failed.
-    subprotocol: Option<Names>,
+    subprotocol: Option<Subprotocols>,
     /// Whom to trust, for `wss`.
     tls: Option<TlsOptions>,
     /// Longest silence before a ping; as long again without an answer ends the session. The default is 30s, 0 turns
@@ -91,7 +91,7 @@ pub struct RawReceive {
     #[serde(default)]
     headers: BTreeMap<String, Secret>,
     /// The subprotocol to offer, or a list of them, the best first. A server that agrees on none has failed.
-    subprotocol: Option<Names>,
+    subprotocol: Option<Subprotocols>,
     /// Whom to trust, for `wss`.
     tls: Option<TlsOptions>,
     /// Longest silence before a ping; as long again without an answer ends the session. The default is 30s, 0 turns
@@ -105,31 +105,31 @@ pub struct RawReceive {
     field: Option<String>,
 }
 
-/// One name or a list of them.
+/// A subprotocol's name, or a list of them.
 #[derive(Clone, Debug, JsonSchema)]
 #[schemars(untagged)]
-enum Names {
+enum Subprotocols {
     One(String),
     Many(Vec<String>),
 }
 
-impl<'de> Deserialize<'de> for Names {
+impl<'de> Deserialize<'de> for Subprotocols {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct V;
         impl<'de> Visitor<'de> for V {
-            type Value = Names;
+            type Value = Subprotocols;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a name or a list of names")
             }
-            fn visit_str<E: de::Error>(self, name: &str) -> Result<Names, E> {
-                Ok(Names::One(name.to_owned()))
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Subprotocols, E> {
+                Ok(Subprotocols::One(name.to_owned()))
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Names, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Subprotocols, A::Error> {
                 let mut names = Vec::new();
                 while let Some(name) = items.next_element()? {
                     names.push(name);
                 }
-                Ok(Names::Many(names))
+                Ok(Subprotocols::Many(names))
             }
         }
         d.deserialize_any(V)
@@ -232,7 +232,7 @@ impl Place {
         options: &mut Options<'_>,
         url: &str,
         headers: &BTreeMap<String, Secret>,
-        subprotocol: Option<Names>,
+        subprotocol: Option<Subprotocols>,
         tls: Option<TlsOptions>,
         keep_alive: Option<TimeSpan>,
     ) -> Option<Self> {
@@ -309,11 +309,11 @@ fn checked(options: &mut Options<'_>, raw: &BTreeMap<String, Secret>) -> Option<
     good.then_some(headers)
 }
 
-fn subprotocols(options: &mut Options<'_>, names: Option<Names>) -> Option<Vec<String>> {
+fn subprotocols(options: &mut Options<'_>, names: Option<Subprotocols>) -> Option<Vec<String>> {
     let names = match names {
         None => Vec::new(),
-        Some(Names::One(name)) => vec![name],
-        Some(Names::Many(names)) => names,
+        Some(Subprotocols::One(name)) => vec![name],
+        Some(Subprotocols::Many(names)) => names,
     };
     // A token of HTTP, as the name of a header is.
     let bad = names

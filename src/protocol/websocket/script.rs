@@ -1,5 +1,4 @@
 //! Steps of a dialogue in frames, and the template of a message: as written, then resolved.
-#![expect(clippy::mutable_key_type, reason = "a JSONPath is ordered by its text alone")]
 
 use std::collections::BTreeMap;
 

@@ -407,8 +407,9 @@ fn a_message_is_framed_as_the_options_say() {
 #[test]
 fn what_becomes_of_a_message_is_told() {
     type Peer = fn(&mut TcpStream);
+    type Failed = Option<(Accept, Kind)>;
     let ack = ", ack: { expect_json: { $.ok: true } }";
-    let table: Vec<(&str, Peer, Option<(Accept, Kind)>, &str)> = vec![
+    let table: Vec<(&str, Peer, Failed, &str)> = vec![
         (
             ack,
             |s| {

@@ -221,6 +221,8 @@ fn refused(head: &Head, rest: &[u8]) -> (Kind, String) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -236,7 +238,8 @@ mod tests {
         let up = |more: &str| head("101 Switching Protocols", &format!("{good}{more}"));
         let chat: &[&str] = &["chat", "superchat"];
         let protocol = |text| Err((Kind::Protocol, text));
-        let table: Vec<(String, &str, &[&str], Result<Option<&str>, (Kind, &str)>)> = vec![
+        type Judged = Result<Option<&'static str>, (Kind, &'static str)>;
+        let table: Vec<(String, &str, &[&str], Judged)> = vec![
             (up(""), "", &[], Ok(None)),
             (up("\r\nSec-WebSocket-Protocol: superchat"), "", chat, Ok(Some("superchat"))),
             (
@@ -340,5 +343,14 @@ mod tests {
             assert_eq!(parsed(text.as_bytes()), None, "{text}");
         }
         assert_eq!(parsed(b"HTTP/1.1 101\r\n\r\n").map(|h| h.status), Some(101));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(status in "HTTP/1.1 ([0-9]{3}|.{0,9}) .{0,9}", lines in "([a-z-]{0,9}:? ?.{0,20}\r\n){0,9}") {
+            if let Some(head) = parsed(format!("{status}\r\n{lines}\r\n").as_bytes()) {
+                prop_assert!(judged(&head, b"\xff", "key", &[]).is_err());
+            }
+        }
     }
 }

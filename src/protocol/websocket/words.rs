@@ -23,8 +23,9 @@ pub fn close(code: u16) -> &'static str {
         3000 => "unauthorised",
         3003 => "forbidden",
         3008 => "it waited too long",
+        // The ranges of section 7.4.2; named codes stand above.
+        code if (3000..4000).contains(&code) => "a library's or framework's code",
         4000..=4999 => "the application's own code",
-        3000..=3999 => "a library's or framework's code",
         _ => "unknown code",
     }
 }
