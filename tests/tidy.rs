@@ -265,7 +265,7 @@ fn a_protocol_is_one_file_and_one_registry_line() {
     // Whoever names a protocol outside of its own file and the registry makes the next one cost more.
     let mut breaches = Vec::new();
     for source in sources().iter().filter(|s| !is_test(s)) {
-        for protocol in ["mqtt", "dns", "tcp", "tls", "http"] {
+        for protocol in bongsu::protocol::PROTOCOLS.iter().map(|p| p.name) {
             let own =
                 source.path.starts_with(&format!("src/protocol/{protocol}")) || source.path == "src/protocol/mod.rs";
             let demo = source.path.starts_with("src/cli/demo");

@@ -21,6 +21,7 @@ pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;
+pub mod websocket;
 pub mod wire;
 
 use std::{pin::Pin, time::Instant};
@@ -38,7 +39,7 @@ use crate::{
 
 /// All protocols, in the order `bongsu protocols` lists them.
 pub static PROTOCOLS: &[&Protocol] =
-    &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT, &smtp::SMTP, &lmtp::LMTP];
+    &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &websocket::WEBSOCKET, &mqtt::MQTT, &smtp::SMTP, &lmtp::LMTP];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -200,13 +200,13 @@ fn deliver(to: &mut Subscriber, payload: &[u8]) -> io::Result<()> {
 }
 
 /// The text that begins here, by its length.
-fn text(bytes: &[u8]) -> &[u8] {
+pub fn text(bytes: &[u8]) -> &[u8] {
     let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
     &bytes[2..2 + length]
 }
 
 /// The first byte of the next packet, and what follows its length.
-fn packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
+pub fn packet(stream: &mut TcpStream) -> io::Result<(u8, Vec<u8>)> {
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     let first = byte[0];

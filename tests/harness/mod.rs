@@ -4,10 +4,14 @@
 
 pub mod broker;
 pub mod certs;
+pub mod lmtp_proxy;
+pub mod mangler;
 pub mod mosquitto;
+pub mod mqtt_proxy;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
+pub mod websocket;
 
 use std::{
     fs,
