@@ -178,7 +178,7 @@ async fn as_accounted(options: &str, alteration: Alteration) {
     assert_eq!(having(&|d| d.integrity == Some(alteration.class())), account.sequences(Deed::Altered));
     assert_eq!(having(&|d| d.fate == Fate::Late), &account.sequences(Deed::Delayed) | &kept);
     let reordered: BTreeSet<u64> = account.reordered().iter().map(|token| sequence(token)).collect();
-    assert_eq!(having(&|d| d.reordered), reordered);
+    assert_eq!(having(&|d| d.reordered > 0), reordered);
     assert_eq!(proxy.missed(), BTreeSet::new());
     for deed in [Deed::Dropped, Deed::Repeated, Deed::Swapped, Deed::Altered, Deed::Delayed] {
         assert!(!account.of(deed).is_empty(), "{deed:?}: the seed lets each happen");

@@ -174,7 +174,7 @@ async fn messages_arrive_from_client_to_client() {
             assert_eq!((o.outcome, &o.reason), (Outcome::Ok, &None), "{send} to {receive}");
             let d = o.delivery.expect("a message was sent");
             assert_eq!((d.fate, d.accept, d.integrity), (Fate::Arrived, Accept::Accepted, Some(Integrity::Equal)));
-            assert_eq!((d.sequence, d.duplicates, d.foreign, d.reordered), (sequence, 0, 0, false));
+            assert_eq!((d.sequence, d.duplicates, d.foreign, d.reordered), (sequence, 0, 0, 0));
             assert_eq!(d.left_out, Vec::<String>::new());
             let sides: BTreeSet<Side> =
                 o.phases.iter().filter(|p| p.phase == Phase::Login).filter_map(|p| p.side).collect();
