@@ -11,6 +11,7 @@
 pub mod dns;
 pub mod http;
 mod matcher;
+mod mail;
 pub mod mqtt;
 pub mod tcp;
 #[cfg(test)]
