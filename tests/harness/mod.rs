@@ -6,6 +6,7 @@ pub mod broker;
 pub mod certs;
 pub mod lmtp_proxy;
 pub mod mangler;
+pub mod dovecot;
 pub mod mosquitto;
 pub mod mqtt_proxy;
 pub mod postfix;
