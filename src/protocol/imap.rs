@@ -94,6 +94,10 @@ impl Receiver for Reader {
         self.0.account.target.clone()
     }
 
+    fn keeps(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>> {
         Box::pin(async move {
             let client = login::log_in(&self.0.account, cx).await?;

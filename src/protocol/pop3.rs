@@ -99,6 +99,14 @@ impl Receiver for Reader {
         self.0.account.target.clone()
     }
 
+    fn keeps(&self) -> bool {
+        true
+    }
+
+    fn is_exclusive(&self) -> bool {
+        true
+    }
+
     fn open<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<Box<dyn ReceiveSession>, Reason>> {
         Box::pin(async move {
             let watch = Watch::open(self.0.clone(), cx).await?;
