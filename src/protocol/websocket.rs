@@ -11,7 +11,7 @@
 //! | `first:` of a delivery | text frames | 5.6 | `login` |
 //! | listen | Ping, Pong | 5.5.2 | `exchange` |
 //! | send | a text or binary frame; the frame of `ack:`, or Ping and Pong | 5.6 | `send` |
-//! | goodbye | Close, both ways | 5.5.1, 7.1.1 | `close` |
+//! | goodbye | Close, and the server's, for which a probe does not wait | 5.5.1, 7.1.1 | `close` |
 //!
 //! WebSocket acknowledges nothing. A message counts as accepted when the server has answered a ping sent after it, as
 //! frames are read in order: it then has the message, whatever the program behind it does with it. Where that program
@@ -155,16 +155,6 @@ async fn ping(session: &mut Session, mut message: impl FnMut(Bytes)) -> Result<(
     }
 }
 
-async fn goodbye(session: &mut Session, cx: &mut Attempt) {
-    cx.phase(Phase::Close);
-    cx.sent("Close 1000");
-    match tokio::time::timeout(GOODBYE_MAX, session.close()).await {
-        Ok(true) => cx.received("Close"),
-        _ => cx.note("no close frame came in return"),
-    }
-    cx.end_phase();
-}
-
 // ---------------------------------------------------------------------------------------------------------------
 // Probe
 
@@ -184,7 +174,10 @@ impl Probe for Probed {
             } else {
                 play(cx, &mut session, &self.exchange).await?;
             }
-            goodbye(&mut session, cx).await;
+            cx.phase(Phase::Close);
+            cx.sent("Close 1000");
+            let _ = tokio::time::timeout(GOODBYE_MAX, session.leave()).await;
+            cx.end_phase();
             Ok(())
         })
     }
@@ -317,7 +310,15 @@ impl SendSession for Publishing {
     }
 
     fn close<'a>(mut self: Box<Self>, cx: &'a mut Attempt) -> Boxed<'a, ()> {
-        Box::pin(async move { goodbye(&mut self.session, cx).await })
+        Box::pin(async move {
+            cx.phase(Phase::Close);
+            cx.sent("Close 1000");
+            match tokio::time::timeout(GOODBYE_MAX, self.session.close()).await {
+                Ok(true) => cx.received("Close"),
+                _ => cx.note("no close frame came in return"),
+            }
+            cx.end_phase();
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream as _};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -239,10 +239,16 @@ impl Session {
         self.ping(&Bytes::from_static(b"bongsu"))
     }
 
+    /// Says goodbye by a close frame without waiting for the server's, which would count as the service's time.
+    pub async fn leave(&mut self) {
+        if self.queue(Message::Close(Some(farewell()))).is_ok() && self.flush().await.is_ok() {
+            let _ = self.frames.get_mut().shutdown().await;
+        }
+    }
+
     /// Says goodbye by a close frame and waits for the server's (section 7.1.1). Whether that came.
     pub async fn close(&mut self) -> bool {
-        let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        if self.queue(Message::Close(Some(goodbye))).is_err() {
+        if self.queue(Message::Close(Some(farewell()))).is_err() {
             return false;
         }
         loop {
@@ -305,6 +311,10 @@ impl Session {
         };
         Poll::Ready(Err(self.broken(fault)))
     }
+}
+
+fn farewell() -> CloseFrame {
+    CloseFrame { code: CloseCode::Normal, reason: "".into() }
 }
 
 /// A stream that counts what the network has taken.

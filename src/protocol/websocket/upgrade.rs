@@ -1,5 +1,7 @@
 //! The opening handshake (RFC 6455, section 4): the request, the answer read within bounds, and its judgement.
 
+use std::time::Duration;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +18,12 @@ pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 4 * 1024;
+
+/// Most bytes of a refusal's words that are read: a line of them is told.
+const WORDS_BYTES_MAX: usize = 1024;
+
+/// Longest wait for a refusal's words once its status is known.
+const WORDS_MAX: Duration = Duration::from_millis(500);
 
 /// What the server appends to the key before hashing (section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -89,14 +97,32 @@ pub async fn upgrade(cx: &mut Attempt, stream: &mut Stream, request: &Request) -
         }
         bytes.extend_from_slice(&chunk[..read]);
     };
-    let rest = bytes.split_off(end);
+    let mut rest = bytes.split_off(end);
     let Some(head) = parsed(&bytes) else {
         return Err(cx.fail(Kind::Protocol, format!("the answer is no HTTP: \"{}\"", shown(&bytes))));
     };
     cx.received(&head.line);
+    if head.status != 101 {
+        let words = read_words(stream, &head, &mut rest);
+        // What is missing of them by then is not worth waiting for: the status has said it.
+        let _ = tokio::time::timeout(WORDS_MAX, words).await;
+    }
     match judged(&head, &rest, &key, &request.subprotocols) {
         Ok(subprotocol) => Ok(Upgraded { subprotocol, rest }),
         Err((kind, text)) => Err(cx.fail(kind, text)),
+    }
+}
+
+/// Reads the words of a refusal, which often come in a packet after its head.
+async fn read_words(stream: &mut Stream, head: &Head, rest: &mut Vec<u8>) {
+    let length = head.values("content-length").first().and_then(|v| v.parse().ok()).unwrap_or(0);
+    let wanted = WORDS_BYTES_MAX.min(length);
+    while rest.len() < wanted {
+        let mut chunk = [0; WORDS_BYTES_MAX];
+        match stream.read(&mut chunk).await {
+            Ok(read @ 1..) => rest.extend_from_slice(&chunk[..read]),
+            _ => return,
+        }
     }
 }
 
