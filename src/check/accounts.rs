@@ -157,6 +157,11 @@ impl Ask for AccountsAsk {
         })
     }
 
+    fn too_often(&self, every: Duration) -> Option<(String, &'static str)> {
+        let every = every * u32::try_from(self.accounts.len()).unwrap_or(u32::MAX);
+        self.accounts.iter().find_map(|one| one.ask.too_often(every))
+    }
+
     fn sends(&self) -> bool {
         self.accounts.iter().any(|one| one.sends())
     }

@@ -41,7 +41,11 @@ use self::{options::Resolved, sessions::State};
 use super::{Answer, Ask, CheckKind, Context, Families, Past, Settings, fenced, panicked};
 use crate::{
     clock,
-    delivery::{CheckKey, Identity, Key, Ledger, Terms, ledger::Sending, ledger::Verdict, tracer},
+    delivery::{
+        CheckKey, Identity, Key, Ledger, Terms,
+        ledger::{ENTRIES_MAX, Sending, Verdict},
+        tracer,
+    },
     observation::{Accept, Correction, Flight, Kind, Login, Observation, Phase, Reason, Side},
     protocol::{Attempt, Boxed, Receiver, SendSession, Sender, wire::Family},
     value::{CheckName, Timestamp},
@@ -361,6 +365,15 @@ impl Ask for DeliveryAsk {
                     None
                 }
             }
+        })
+    }
+
+    fn too_often(&self, every: Duration) -> Option<(String, &'static str)> {
+        let attempts = self.manner.horizon.as_millis() / every.as_millis().max(1);
+        let messages = attempts.saturating_mul(u128::from(self.manner.burst));
+        (messages > ENTRIES_MAX as u128).then(|| {
+            let text = format!("{messages} messages are sent until one counts as lost, and {ENTRIES_MAX} are remembered");
+            (text, "ask less often, send a smaller `burst`, or lower `lost_after`")
         })
     }
 

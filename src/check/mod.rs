@@ -117,6 +117,12 @@ pub trait Ask: Send + Sync {
     /// caller drops it when the next attempt is due.
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>>;
 
+    /// What speaks against asking at this interval, and what to do about it.
+    fn too_often(&self, every: Duration) -> Option<(String, &'static str)> {
+        let _ = every;
+        None
+    }
+
     /// Whether it sends messages, of which an earlier run may have left some: then [`Ask::resume`] is asked first.
     fn sends(&self) -> bool {
         false

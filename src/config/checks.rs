@@ -390,16 +390,21 @@ fn build(
     let objective = kind.is_some_and(|kind| crate::protocol::by_name(kind).is_none());
     let Settled { every, settings, thresholds } = settle(&levels, timing, objective, notes);
     let Asked { ask, blocks } = accounts::ask(draft, kind?, &settings, secrets, notes)?;
+    let schedule = match cron {
+        Some(cron) => cron?,
+        None => Schedule::Every(every),
+    };
+    if let Some((text, hint)) = ask.too_often(schedule.interval(now)) {
+        draft.place.child(kind?).note(notes, text, Some(hint.into()));
+        return None;
+    }
     let mut labels = file.head.labels.clone();
     labels.extend(draft.raw.labels.clone());
     let check = Check {
         name: draft.name.clone(),
         title: String::new(),
         labels,
-        schedule: match cron {
-            Some(cron) => cron?,
-            None => Schedule::Every(every),
-        },
+        schedule,
         settings,
         ask,
         thresholds,
