@@ -5,7 +5,11 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -45,7 +49,11 @@ const PACE_MAX: Duration = Duration::from_secs(2);
 /// Pause after a bug in a check's own task, so that it is no tight loop.
 const BUG_PAUSE: Duration = Duration::from_secs(10);
 
-/// Longest goodbye of a check that is asked no more; half of what a stop may take altogether.
+/// How long an attempt that is in flight at a stop may still take. What it sent has mostly arrived by then, and is told
+/// and cleared away.
+const FINISH_MAX: Duration = Duration::from_millis(1_500);
+
+/// Longest goodbye of a check that is asked no more; with [`FINISH_MAX`], less than what a stop may take altogether.
 const CLOSE_MAX: Duration = Duration::from_millis(2_500);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
@@ -138,8 +146,8 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet, and what
-    /// it sent is known to the store. Sessions that are kept are ended.
+    /// Runs until `stop` turns true. An attempt that is in flight then may end within [`FINISH_MAX`]; if it does not, it
+    /// is abandoned: it has told nothing yet, and what it sent is known to the store. Sessions that are kept are ended.
     pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
         let begun = tokio::select! {
             biased;
@@ -187,11 +195,20 @@ impl Runner {
         // The first attempt may come shortly before the check's regular time, which is then passed over once.
         let mut second = self.check.schedule.second(&self.check.name, first);
         loop {
-            let step = AssertUnwindSafe(self.step(due, second.take())).catch_unwind();
+            let asking = AtomicBool::new(false);
+            let mut step = pin!(AssertUnwindSafe(self.step(due, second.take(), &asking)).catch_unwind());
+            let stopped = async {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
             let result = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                result = step => result,
+                () = stopped => {
+                    if asking.load(Ordering::Relaxed) {
+                        let _ = tokio::time::timeout(FINISH_MAX, step).await;
+                    }
+                    return;
+                }
+                result = &mut step => result,
             };
             match result {
                 Ok(Some(next)) => due = next,
@@ -209,8 +226,9 @@ impl Runner {
 
     /// Waits until the check is due and asks; returns when the next attempt is due. The asking has a box of its own,
     /// so that a sleeping check, which most are most of the time, holds only what sleeping needs.
-    async fn step(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
+    async fn step(&self, due: Due, second: Option<Timestamp>, asking: &AtomicBool) -> Option<Due> {
         self.look_after(due).await;
+        asking.store(true, Ordering::Relaxed);
         Box::pin(self.ask(due, second)).await
     }
 
