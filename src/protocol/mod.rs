@@ -10,9 +10,11 @@
 
 pub mod dns;
 pub mod http;
+pub mod lines;
 mod matcher;
 mod mail;
 pub mod mqtt;
+pub mod sasl;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
