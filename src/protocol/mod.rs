@@ -10,9 +10,10 @@
 
 pub mod dns;
 pub mod http;
+pub mod imap;
 pub mod lines;
-mod matcher;
 mod mail;
+mod matcher;
 pub mod mqtt;
 pub mod sasl;
 pub mod tcp;
@@ -35,7 +36,7 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT];
+pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT, &imap::IMAP];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

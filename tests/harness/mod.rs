@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod certs;
+pub mod dovecot;
 pub mod mosquitto;
 pub mod postfix;
 pub mod probing;

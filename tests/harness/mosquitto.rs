@@ -68,7 +68,7 @@ impl Mosquitto {
 }
 
 /// The server reads it after it has dropped its privileges.
-fn open_to_all(file: &std::path::Path) {
+pub fn open_to_all(file: &std::path::Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).expect("own file");
 }

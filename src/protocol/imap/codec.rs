@@ -122,12 +122,15 @@ impl Value {
     }
 }
 
-/// The length of the literal that a line announces at its end: `{12}`, `{12+}`, `~{12}`. The text of a status response
-/// may look like one and is none.
+/// Whether a response that begins with this line is one line whatever it ends with: the text of a status response may
+/// look like the announcement of a literal and is none.
+pub fn is_one_line(first: &[u8]) -> bool {
+    let word = first.split(|b| *b == b' ').nth(1).unwrap_or_default();
+    first.first() == Some(&b'+') || status(&String::from_utf8_lossy(word)).is_some()
+}
+
+/// The length of the literal that a line announces at its end: `{12}`, `{12+}`, `~{12}`.
 pub fn literal(line: &[u8]) -> Option<u64> {
-    if is_status(line) || line.first() == Some(&b'+') {
-        return None;
-    }
     let inner = line.strip_suffix(b"}")?;
     let inner = inner.strip_suffix(b"+").unwrap_or(inner);
     let digits = inner.iter().rev().take_while(|b| b.is_ascii_digit()).count();
@@ -139,21 +142,10 @@ pub fn literal(line: &[u8]) -> Option<u64> {
     Some(std::str::from_utf8(number).ok()?.parse().unwrap_or(u64::MAX))
 }
 
-fn is_status(line: &[u8]) -> bool {
-    let word = line.split(|b| *b == b' ').nth(1).unwrap_or_default();
-    status(&String::from_utf8_lossy(word)).is_some()
-}
-
 fn status(word: &str) -> Option<Status> {
-    [
-        ("OK", Status::Ok),
-        ("NO", Status::No),
-        ("BAD", Status::Bad),
-        ("BYE", Status::Bye),
-        ("PREAUTH", Status::Preauth),
-    ]
-    .into_iter()
-    .find_map(|(name, status)| name.eq_ignore_ascii_case(word).then_some(status))
+    [("OK", Status::Ok), ("NO", Status::No), ("BAD", Status::Bad), ("BYE", Status::Bye), ("PREAUTH", Status::Preauth)]
+        .into_iter()
+        .find_map(|(name, status)| name.eq_ignore_ascii_case(word).then_some(status))
 }
 
 /// Takes a response apart: its lines joined by CRLF, literals within, without the last line's end.
@@ -432,8 +424,18 @@ mod tests {
                     Value::List(vec![atom("\\Seen")]),
                 ])],
             ),
-            ("* 5 fetch (BODY[] ~{2}\r\n\x00\x01)", Some(5), "FETCH", vec![Value::List(vec![atom("BODY[]"), text("\0\x01")])]),
-            ("* STATUS INBOX (UIDNEXT 3)", None, "STATUS", vec![atom("INBOX"), Value::List(vec![atom("UIDNEXT"), atom("3")])]),
+            (
+                "* 5 fetch (BODY[] ~{2}\r\n\x00\x01)",
+                Some(5),
+                "FETCH",
+                vec![Value::List(vec![atom("BODY[]"), text("\0\x01")])],
+            ),
+            (
+                "* STATUS INBOX (UIDNEXT 3)",
+                None,
+                "STATUS",
+                vec![atom("INBOX"), Value::List(vec![atom("UIDNEXT"), atom("3")])],
+            ),
         ];
         for (line, number, name, values) in table {
             assert_eq!(response(line.as_bytes()), Response::Data(Data { number, name: name.into(), values }), "{line}");
@@ -455,14 +457,16 @@ mod tests {
             ("* 1 FETCH (BODY[] {}", None),
             ("* 1 FETCH (BODY[] {-1}", None),
             ("* 1 FETCH (BODY[] {5} ", None),
-            ("* OK what is {5}", None),
-            ("a1 NO {5}", None),
-            ("+ {5}", None),
             ("}", None),
             ("{}", None),
         ];
         for (line, length) in table {
             assert_eq!(literal(line.as_bytes()), length, "{line}");
+        }
+        for (line, one) in
+            [("* OK what is {5}", true), ("a1 NO {5}", true), ("+ {5}", true), ("* LIST () NIL {5}", false)]
+        {
+            assert_eq!(is_one_line(line.as_bytes()), one, "{line}");
         }
     }
 

@@ -20,7 +20,6 @@ use mail_parser::{
 };
 use serde_json::Value;
 
-pub use self::path::HOPS_MAX;
 use crate::{delivery::tracer, observation::Integrity, protocol::Nature};
 
 /// Most bytes of a mail that are fetched and read: a tracer has about 5 KiB, a bounce of it with all its headers about

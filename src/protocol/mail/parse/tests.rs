@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::*;
+use super::{path::HOPS_MAX, *};
 use crate::{
     delivery::{Carries, CheckKey, Identity, Key, Seen, tracer::HEADER},
     value::Timestamp,
