@@ -35,16 +35,17 @@ mod codec;
 mod folders;
 mod login;
 mod options;
-mod session;
 mod take_off;
 mod watch;
 
 use self::{
     options::{Place, RawProbe, RawReceive},
-    session::Mailbox,
     watch::Watch,
 };
-use super::{Attempt, Boxed, Probe, Protocol, ReceiveSession, Receiver, mail::account::Account};
+use super::{
+    Attempt, Boxed, Probe, Protocol, ReceiveSession, Receiver,
+    mail::{account::Account, mailbox::Mailbox},
+};
 use crate::observation::{Phase, Reason};
 
 /// What the subject of every tracer mail begins with.
@@ -102,7 +103,7 @@ impl Receiver for Reader {
             cx.phase(Phase::Exchange);
             let watch = Watch::open(client, &self.0, cx).await?;
             cx.end_phase();
-            Ok(Box::new(Mailbox::new(watch)) as Box<dyn ReceiveSession>)
+            Ok(Box::new(Mailbox::new(|ends| watch.run(ends))) as Box<dyn ReceiveSession>)
         })
     }
 }

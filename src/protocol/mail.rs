@@ -1,6 +1,7 @@
 //! Mail as such, whatever it is carried by: what the protocols that send and those that fetch it share.
 
 pub mod account;
+pub mod mailbox;
 pub mod parse;
 
 use ring::digest;

@@ -476,7 +476,7 @@ mod tests {
             ("INBOX", "INBOX"),
             ("~peter/mail/台北/日本語", "~peter/mail/&U,BTFw-/&ZeVnLIqe-"),
             ("A&B", "A&-B"),
-            ("스팸메일함", "&wqTTONVUx3zVaA-"),
+            ("스팸메일함", "&wqTTOLpUx3zVaA-"),
             ("🔥", "&2D3dJQ-"),
         ];
         for (name, wire) in table {

@@ -201,7 +201,7 @@ mod tests {
                 false,
                 &[("INBOX", Plain), ("INBOX.Junk", Junk), ("INBOX.Sent Items", Sent), ("Bulk", Junk)],
             ),
-            (&[r#"() "/" "&wqTTONVUx3zVaA-""#], false, &[("스팸메일함", Junk)]),
+            (&[r#"() "/" "&wqTTOLpUx3zVaA-""#], false, &[("스팸메일함", Junk)]),
             (
                 &[
                     r#"() "/" "INBOX""#,
@@ -225,15 +225,15 @@ mod tests {
 
     #[test]
     fn named_folders_are_found_or_asked_for() {
-        let lines: &[&str] = &[r#"(\Junk) "/" "Spam""#, r#"() "/" "&wqTTONVUx3zVaA-""#, r#"(\Drafts) "/" Entwurf"#];
+        let lines: &[&str] = &[r#"(\Junk) "/" "Spam""#, r#"() "/" "&wqTTOLpUx3zVaA-""#, r#"(\Drafts) "/" Entwurf"#];
         let names = ["Spam", "스팸메일함", "inbox", "새 폴더", "Entwurf"].map(str::to_owned).to_vec();
         let found = chosen(&listed(&reply(lines), false), &Wanted::Named(names), false, false);
         let got: Vec<(&[u8], Role)> = found.folders.iter().map(|f| (f.wire.as_slice(), f.role)).collect();
         let expected: [(&[u8], Role); 5] = [
             (b"INBOX", Role::Plain),
             (b"Spam", Role::Junk),
-            (b"&wqTTONVUx3zVaA-", Role::Plain),
-            (b"&wMg- &09TTVA-", Role::Plain),
+            (b"&wqTTOLpUx3zVaA-", Role::Plain),
+            (b"&wMg- &0,SzVA-", Role::Plain),
             (b"Entwurf", Role::Plain),
         ];
         assert_eq!(got, expected);

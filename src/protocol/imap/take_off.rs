@@ -9,15 +9,16 @@ use super::{
     codec,
     watch::{Watch, hits, within},
 };
+use crate::protocol::mail::mailbox::Ends;
 
 /// Most mails of one command: its line must stay short.
 const BATCH_MAX: usize = 100;
 
 impl Watch {
     /// Takes off all that was discarded.
-    pub(super) async fn take_off(&mut self) -> Result<(), Fault> {
+    pub(super) async fn take_off(&mut self, ends: &mut Ends) -> Result<(), Fault> {
         let mut held: Vec<_> =
-            std::mem::take(&mut self.discarded).iter().filter_map(|handle| self.handles.remove(handle)).collect();
+            std::mem::take(&mut ends.discarded).iter().filter_map(|handle| self.handles.remove(handle)).collect();
         // Those of the open folder first: it need not be opened again.
         held.sort_by_key(|h| (Some(h.folder) != self.selected, h.folder, h.uid));
         while let Some(first) = held.first().copied() {

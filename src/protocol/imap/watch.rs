@@ -11,7 +11,6 @@ use std::{
 };
 
 use serde_json::Value as Json;
-use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::{
     SUBJECT,
@@ -27,6 +26,7 @@ use crate::{
         Arrival, Attempt, Nature,
         mail::{
             copy_id,
+            mailbox::Ends,
             parse::{self, MAIL_BYTES_MAX},
         },
     },
@@ -88,8 +88,6 @@ pub struct Watch {
     pub(super) trash: Option<Vec<u8>>,
     pub(super) selected: Option<usize>,
     pub(super) handles: BTreeMap<u64, Held>,
-    /// Handles whose mails are to be taken off.
-    pub(super) discarded: Vec<u64>,
     /// What could not be done; told with the next mail.
     pub(super) remark: Option<String>,
     pub(super) answer: Duration,
@@ -100,15 +98,6 @@ pub struct Watch {
     keep_alive: Duration,
     looked_at: Instant,
     polled_at: Instant,
-    closing: bool,
-}
-
-/// The ends of the channels to whoever holds the session.
-pub struct Ends {
-    /// What came.
-    pub arrivals: mpsc::Sender<Arrival>,
-    /// What is to be taken off; its end is the session's.
-    pub discards: mpsc::Receiver<u64>,
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -134,7 +123,6 @@ impl Watch {
             trash: found.trash,
             selected: None,
             handles: BTreeMap::new(),
-            discarded: Vec::new(),
             remark: None,
             answer: place.keep_alive.clamp(ANSWER_MIN, ANSWER_MAX),
             next_handle: 0,
@@ -144,7 +132,6 @@ impl Watch {
             keep_alive: place.keep_alive,
             looked_at: now,
             polled_at: now,
-            closing: false,
         };
         // The first one last: it stays open.
         for n in (0..watch.folders.len()).rev() {
@@ -230,9 +217,9 @@ impl Watch {
 
     async fn rounds(&mut self, ends: &mut Ends) -> Result<(), Fault> {
         loop {
-            self.take_discards(ends);
-            if self.closing {
-                self.take_off().await?;
+            ends.take_in();
+            if ends.closing {
+                self.take_off(ends).await?;
                 self.client.log_out(&mut Nobody).await;
                 return Ok(());
             }
@@ -244,8 +231,8 @@ impl Watch {
                 self.look(ends).await?;
                 continue;
             }
-            if !self.discarded.is_empty() {
-                self.take_off().await?;
+            if !ends.discarded.is_empty() {
+                self.take_off(ends).await?;
                 continue;
             }
             if self.folders.len() > 1 && clock::instant().saturating_duration_since(self.polled_at) >= self.poll {
@@ -263,19 +250,6 @@ impl Watch {
                 continue;
             }
             self.rest(ends).await?;
-        }
-    }
-
-    fn take_discards(&mut self, ends: &mut Ends) {
-        loop {
-            match ends.discards.try_recv() {
-                Ok(handle) => self.discarded.push(handle),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => {
-                    self.closing = true;
-                    return;
-                }
-            }
         }
     }
 
@@ -297,10 +271,7 @@ impl Watch {
         until = until.min(clock::instant() + self.poll);
         tokio::select! {
             biased;
-            handle = ends.discards.recv() => {
-                self.discard_or_close(handle);
-                return Ok(());
-            }
+            () = ends.asked() => return Ok(()),
             () = tokio::time::sleep_until(until.into()) => {}
         }
         within("NOOP", self.answer, self.client.simple(&mut Nobody, "NOOP")).await?;
@@ -325,22 +296,12 @@ impl Watch {
                         return Ok(());
                     }
                 }
-                handle = ends.discards.recv() => {
-                    self.discard_or_close(handle);
-                    break;
-                }
+                () = ends.asked() => break,
                 () = tokio::time::sleep_until(until.into()) => break,
             }
         }
         within("DONE", self.answer, self.client.go_on(&mut Nobody, tag, "DONE")).await?;
         Ok(())
-    }
-
-    fn discard_or_close(&mut self, handle: Option<u64>) {
-        match handle {
-            Some(handle) => self.discarded.push(handle),
-            None => self.closing = true,
-        }
     }
 
     async fn look_into_others(&mut self, ends: &mut Ends) -> Result<(), Fault> {
@@ -404,8 +365,7 @@ impl Watch {
         let mail = self.body(uid, &format!("BODY.PEEK[]<0.{MAIL_BYTES_MAX}>")).await?;
         let Some(mail) = mail else { return Ok(()) };
         let arrival = self.arrival(n, uid, &mail);
-        // Nobody takes it any more when the session is being closed.
-        let _ = ends.arrivals.send(arrival).await;
+        ends.hand_out(arrival).await;
         Ok(())
     }
 

@@ -1,12 +1,11 @@
-//! The two halves of a receiving session. A [`Watch`] owns the connection and is one long future: it waits, fetches and
-//! deletes. A [`Mailbox`] is what the caller holds: it polls that future and takes what it brings. So a wait that is
+//! The two halves of a session that receives mail. A watch owns the connection and is one long future: it waits, fetches
+//! and deletes. A [`Mailbox`] is what the caller holds: it polls that future and takes what it brings. So a wait that is
 //! dropped drops nothing, and goes on where it was.
 
 use std::{pin::Pin, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 
-use super::watch::{Ends, Watch};
 use crate::{
     observation::Reason,
     protocol::{Arrival, Boxed, ReceiveSession},
@@ -21,6 +20,45 @@ const DISCARDS_MAX: usize = 1_024;
 /// Longest wait for deletions and the goodbye when the session ends.
 const GOODBYE_MAX: Duration = Duration::from_secs(5);
 
+/// The watch's ends of the channels to whoever holds the session.
+pub struct Ends {
+    arrivals: mpsc::Sender<Arrival>,
+    discards: mpsc::Receiver<u64>,
+    /// Handles of mails that are to be taken off, not yet done.
+    pub discarded: Vec<u64>,
+    /// Whether the session is to end.
+    pub closing: bool,
+}
+
+impl Ends {
+    /// Hands a mail out. Nobody takes it any more when the session is being closed.
+    pub async fn hand_out(&self, arrival: Arrival) {
+        let _ = self.arrivals.send(arrival).await;
+    }
+
+    /// Takes in what was discarded until now, and whether the session is to end.
+    pub fn take_in(&mut self) {
+        loop {
+            match self.discards.try_recv() {
+                Ok(handle) => self.discarded.push(handle),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.closing = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Waits until something is discarded or the session is to end. Safe to drop.
+    pub async fn asked(&mut self) {
+        match self.discards.recv().await {
+            Some(handle) => self.discarded.push(handle),
+            None => self.closing = true,
+        }
+    }
+}
+
 /// A session that is open.
 pub struct Mailbox {
     watch: Pin<Box<dyn Future<Output = Reason> + Send>>,
@@ -30,12 +68,12 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// Over folders that are open; nothing is done until it is waited for.
-    pub fn new(watch: Watch) -> Self {
+    /// Around a watch, which is given its ends; nothing is done until it is waited for.
+    pub fn new<W: Future<Output = Reason> + Send + 'static>(watch: impl FnOnce(Ends) -> W) -> Self {
         let (send, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let (discards, receive) = mpsc::channel(DISCARDS_MAX);
-        let watch = watch.run(Ends { arrivals: send, discards: receive });
-        Self { watch: Box::pin(watch), ended: None, arrivals, discards }
+        let ends = Ends { arrivals: send, discards: receive, discarded: Vec::new(), closing: false };
+        Self { watch: Box::pin(watch(ends)), ended: None, arrivals, discards }
     }
 }
 
