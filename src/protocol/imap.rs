@@ -48,9 +48,6 @@ use super::{
 };
 use crate::observation::{Phase, Reason};
 
-/// What the subject of every tracer mail begins with.
-const SUBJECT: &str = "bongsu tracer";
-
 /// The entry of the registry.
 pub static IMAP: Protocol = Protocol {
     name: "imap",

@@ -1,6 +1,7 @@
-//! Mail as such, whatever it is carried by: what the protocols that send and those that fetch it share.
+//! Mail itself (RFC 5322, MIME), apart from how it travels: what the protocols that carry it share.
 
 pub mod account;
+pub mod compose;
 pub mod mailbox;
 pub mod parse;
 

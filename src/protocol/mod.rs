@@ -12,10 +12,13 @@ pub mod dns;
 pub mod http;
 pub mod imap;
 pub mod lines;
-mod mail;
+pub mod lmtp;
+pub mod mail;
 mod matcher;
 pub mod mqtt;
+pub mod pop3;
 pub mod sasl;
+pub mod smtp;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -36,7 +39,8 @@ use crate::{
 };
 
 /// All protocols, in the order `bongsu protocols` lists them.
-pub static PROTOCOLS: &[&Protocol] = &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT, &imap::IMAP];
+pub static PROTOCOLS: &[&Protocol] =
+    &[&http::HTTP, &tcp::TCP, &tls::TLS, &dns::DNS, &mqtt::MQTT, &smtp::SMTP, &lmtp::LMTP, &imap::IMAP, &pop3::POP3];
 
 /// A boxed future, as traits with dynamic dispatch need it.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -40,6 +40,7 @@ pub const FOLDERS_MAX: usize = 50;
 /// How to reach a server and log in.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ImapProbe")]
 pub struct RawProbe {
     /// `imap://host[:143]`, `imaps://host[:993]`, or `imap+starttls://host[:143]`.
     url: String,
@@ -56,6 +57,7 @@ pub struct RawProbe {
 /// How to reach a server and log in, and where to look for mails.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ImapReceive")]
 pub struct RawReceive {
     /// `imap://host[:143]`, `imaps://host[:993]`, or `imap+starttls://host[:143]`.
     url: String,
@@ -83,6 +85,7 @@ pub struct RawReceive {
 /// Folders as written.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "ImapFolders")]
 enum RawFolders {
     /// `all`: every folder but those that are no place of arrival (drafts) or hold no mails of their own.
     Word(AllWord),
@@ -92,6 +95,7 @@ enum RawFolders {
 
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "ImapAllFolders")]
 enum AllWord {
     All,
 }

@@ -13,7 +13,6 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{
-    SUBJECT,
     client::{Client, Ear, Fault, Nobody, Open, Part, Reply, Waited},
     codec::{Data, Response, Value},
     folders::{self, Folder, Role},
@@ -25,6 +24,7 @@ use crate::{
     protocol::{
         Arrival, Attempt, Nature,
         mail::{
+            compose::SUBJECT,
             copy_id,
             mailbox::Ends,
             parse::{self, MAIL_BYTES_MAX},
@@ -358,7 +358,7 @@ impl Watch {
     async fn fetch(&mut self, ends: &Ends, n: usize, uid: u32, lean: bool) -> Result<(), Fault> {
         if lean {
             let headers = self.body(uid, &format!("BODY.PEEK[HEADER]<0.{HEADER_BYTES_MAX}>")).await?;
-            if !headers.is_some_and(|headers| parse::is_worth_reading(&headers, SUBJECT)) {
+            if !headers.is_some_and(|headers| parse::is_worth_reading(&headers)) {
                 return Ok(());
             }
         }
@@ -387,7 +387,7 @@ impl Watch {
     fn arrival(&mut self, n: usize, uid: u32, mail: &[u8]) -> Arrival {
         let Watched { folder, validity, .. } = &self.folders[n];
         let validity = *validity;
-        let read = parse::read(mail, SUBJECT);
+        let read = parse::read(mail);
         let mut details = Vec::new();
         if self.folders.len() > 1 || !folder.is_inbox() {
             details.push(("folder", Json::from(folder.name.clone())));

@@ -20,6 +20,7 @@ use mail_parser::{
 };
 use serde_json::Value;
 
+use super::compose::{RAW_HEADER, SUBJECT, TRACER_HEADER, WORDS_HEADER};
 use crate::{delivery::tracer, observation::Integrity, protocol::Nature};
 
 /// Most bytes of a mail that are fetched and read: a tracer has about 5 KiB, a bounce of it with all its headers about
@@ -32,15 +33,6 @@ const NESTED_MAX: usize = 100;
 
 /// What every tracer's token begins with.
 const MARKER: &str = "bongsu1.";
-
-/// The header that marks a tracer mail.
-const TRACER: &str = "X-Bongsu-Tracer";
-
-/// The header with [`tracer::HEADER`] as encoded words (RFC 2047).
-const ENCODED: &str = "X-Bongsu-Header";
-
-/// The header with [`tracer::HEADER`] as raw UTF-8 (RFC 6532).
-const RAW: &str = "X-Bongsu-Utf8";
 
 /// What a mail turned out to be.
 #[derive(Clone, Debug)]
@@ -55,11 +47,11 @@ pub struct Read {
     pub path: Option<Value>,
 }
 
-/// Reads a mail, or the beginning of one. Subjects are looked for by `subject`, their fixed beginning.
-pub fn read(raw: &[u8], subject: &str) -> Read {
+/// Reads a mail, or the beginning of one.
+pub fn read(raw: &[u8]) -> Read {
     let raw = &raw[..raw.len().min(MAIL_BYTES_MAX)];
     match parsed(raw) {
-        Some(message) => taken_apart(&message, subject),
+        Some(message) => taken_apart(&message),
         // Without a header, or nested beyond reason: nothing that anybody would call a mail.
         None => Read { payload: Bytes::copy_from_slice(raw), nature: Nature::Kept, beside: None, path: None },
     }
@@ -67,10 +59,10 @@ pub fn read(raw: &[u8], subject: &str) -> Read {
 
 /// Whether these headers (or the beginning of a mail) could be those of a tracer, a bounce of one or an answer to one:
 /// what is worth fetching as a whole.
-pub fn is_worth_reading(raw: &[u8], subject: &str) -> bool {
+pub fn is_worth_reading(raw: &[u8]) -> bool {
     let Some(message) = parsed(&raw[..raw.len().min(MAIL_BYTES_MAX)]) else { return false };
-    has_header(&message, TRACER)
-        || message.subject().is_some_and(|s| s.contains(subject))
+    has_header(&message, TRACER_HEADER)
+        || message.subject().is_some_and(|s| s.contains(SUBJECT))
         || is_report(&message)
         || bounce::is_from_daemon(&message)
 }
@@ -86,7 +78,7 @@ fn parsed(raw: &[u8]) -> Option<Message<'_>> {
         .header_text(HeaderName::Subject)
         .header_received(HeaderName::Received)
         .header_text(HeaderName::AutoSubmitted)
-        .header_text(ENCODED)
+        .header_text(WORDS_HEADER)
         .parse(raw)
 }
 
@@ -96,12 +88,12 @@ fn is_nested_too_deeply(raw: &[u8]) -> bool {
     counted(b"rfc822") + counted(b"global") + counted(b"digest") > NESTED_MAX
 }
 
-fn taken_apart(message: &Message<'_>, subject: &str) -> Read {
+fn taken_apart(message: &Message<'_>) -> Read {
     let payload = payload(message);
     let is_tracer = contains(&payload, MARKER.as_bytes());
     let nature = nature(message, &payload, is_tracer);
-    let beside = if nature == Nature::Message && (is_tracer || has_header(message, TRACER)) {
-        beside(message, subject)
+    let beside = if nature == Nature::Message && (is_tracer || has_header(message, TRACER_HEADER)) {
+        beside(message)
     } else {
         None
     };
@@ -111,11 +103,12 @@ fn taken_apart(message: &Message<'_>, subject: &str) -> Read {
 // ---------------------------------------------------------------------------------------------------------------
 // The text
 
-/// The text with the tracer: of plain parts first, then of HTML, then of returned headers, where a mail that carries
-/// its token in a header can be known without its body.
+/// The text with the tracer: of plain parts first (what a report says and returns of headers after the others), then of
+/// HTML. Where none has it, the token that is the Message-ID still names the mail.
 fn payload(message: &Message<'_>) -> Bytes {
     let mut leaves = Vec::new();
     collect(message, &mut leaves);
+    leaves.sort_by_key(|leaf| bounce::is_status(leaf) || bounce::is_original(leaf));
     let plain = leaves.iter().filter_map(|leaf| match &leaf.body {
         PartType::Text(text) => Some(text.as_bytes()),
         // Of no known type, or declared to be a file: still the text that was sent.
@@ -151,9 +144,9 @@ fn collect<'m, 'x>(message: &'m Message<'x>, leaves: &mut Vec<&'m MessagePart<'x
     }
 }
 
-/// A token in the tracer's own header, of this mail or of one within it.
+/// The token in the Message-ID, of this mail or of one within it.
 fn token_in_headers(message: &Message<'_>) -> Option<String> {
-    let own = message.header(TRACER).and_then(HeaderValue::as_text).filter(|t| t.contains(MARKER));
+    let own = message.message_id().filter(|id| id.contains(MARKER));
     own.map(ToOwned::to_owned).or_else(|| {
         message.parts.iter().find_map(|part| match &part.body {
             PartType::Message(inner) => token_in_headers(inner),
@@ -177,7 +170,7 @@ fn nature(message: &Message<'_>, payload: &[u8], is_tracer: bool) -> Nature {
     if is_report(message) {
         return bounce::report(message).map_or(Nature::Kept, Nature::Bounce);
     }
-    if has_header(message, TRACER) {
+    if has_header(message, TRACER_HEADER) {
         return Nature::Message;
     }
     let is_attached = is_tracer && message.parts.iter().any(bounce::is_original);
@@ -226,24 +219,27 @@ fn is_quoted(payload: &[u8]) -> bool {
 // Its headers
 
 /// The worst of the headers that carry [`tracer::HEADER`].
-fn beside(message: &Message<'_>, subject: &str) -> Option<(Integrity, &'static str)> {
+fn beside(message: &Message<'_>) -> Option<(Integrity, &'static str)> {
     let mut seen = Vec::new();
-    if let Some(text) = message.header(ENCODED) {
-        seen.push((tracer::compare(tracer::HEADER, text.as_text().unwrap_or_default().trim().as_bytes()), ENCODED));
+    if let Some(text) = message.header(WORDS_HEADER) {
+        seen.push((
+            tracer::compare(tracer::HEADER, text.as_text().unwrap_or_default().trim().as_bytes()),
+            WORDS_HEADER,
+        ));
     }
-    if let Some(bytes) = raw_header(message, RAW) {
-        seen.push((tracer::compare(tracer::HEADER, &bytes), RAW));
+    if let Some(bytes) = raw_header(message, RAW_HEADER) {
+        seen.push((tracer::compare(tracer::HEADER, &bytes), RAW_HEADER));
     }
     if let Some(text) = message.subject() {
-        seen.push((subject_integrity(text, subject), "Subject"));
+        seen.push((subject_integrity(text), "Subject"));
     }
     // The first of equals: what was written for the comparison before the subject, which lists and filters rewrite.
     seen.into_iter().reduce(|worst, one| if one.0 > worst.0 { one } else { worst })
 }
 
 /// What stands before the known beginning is a list's or a filter's, as is what stands after the sample.
-fn subject_integrity(text: &str, subject: &str) -> Integrity {
-    let Some((_, tail)) = text.split_once(subject) else { return Integrity::Corrupt };
+fn subject_integrity(text: &str) -> Integrity {
+    let Some((_, tail)) = text.split_once(SUBJECT) else { return Integrity::Corrupt };
     let tail = tail.trim();
     if tail.strip_prefix(tracer::HEADER).is_some_and(|rest| rest.starts_with(' ')) {
         return Integrity::Equal;

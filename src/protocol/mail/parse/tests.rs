@@ -9,8 +9,6 @@ use crate::{
     value::Timestamp,
 };
 
-const SUBJECT: &str = "bongsu tracer";
-
 fn key() -> Key {
     Key::new(&[7; 32])
 }
@@ -116,12 +114,12 @@ fn a_tracer_is_read_in_every_encoding() {
         ),
     ];
     for body in bodies {
-        let read = read(headers("", &body).as_bytes(), SUBJECT);
+        let read = read(headers("", &body).as_bytes());
         assert_eq!(recognised(&read), Some(Integrity::Equal), "{body}\n{:?}", String::from_utf8_lossy(&read.payload));
-        assert_eq!((&read.nature, read.beside), (&Nature::Message, Some((Integrity::Equal, ENCODED))), "{body}");
+        assert_eq!((&read.nature, read.beside), (&Nature::Message, Some((Integrity::Equal, WORDS_HEADER))), "{body}");
     }
     // In HTML alone it is known, whatever became of its spaces.
-    let only = read(headers("", &format!("Content-Type: text/html; charset=utf-8\r\n\r\n{html}")).as_bytes(), SUBJECT);
+    let only = read(headers("", &format!("Content-Type: text/html; charset=utf-8\r\n\r\n{html}")).as_bytes());
     assert!(recognised(&only).is_some(), "{:?}", String::from_utf8_lossy(&only.payload));
 }
 
@@ -136,36 +134,41 @@ fn a_charset_is_honoured() {
     for (charset, bytes, text) in table {
         let mut mail = format!("Subject: x\r\nContent-Type: text/plain; charset={charset}\r\n\r\n").into_bytes();
         mail.extend_from_slice(bytes);
-        assert_eq!(read(&mail, SUBJECT).payload, text.as_bytes(), "{charset}");
+        assert_eq!(read(&mail).payload, text.as_bytes(), "{charset}");
     }
 }
 
 #[test]
 fn headers_beside_the_text_are_judged() {
     let table = [
-        (WORDS, "bongsu tracer =?UTF-8?Q?=EB=B4=89=EC=88=98_=C3=A9_=F0=9F=94=A5?=", "", (Integrity::Equal, ENCODED)),
-        (WORDS, "[list] bongsu tracer =?UTF-8?B?67SJ7IiYIMOpIPCflKU=?=", "", (Integrity::Equal, ENCODED)),
-        (WORDS, "***SPAM*** bongsu tracer 봉수 é 🔥 [EXTERNAL]", "", (Integrity::Equal, ENCODED)),
-        ("?? e ?", "bongsu tracer 봉수 é 🔥", "", (Integrity::Corrupt, ENCODED)),
-        ("?? ? ?", "bongsu tracer 봉수 é 🔥", "", (Integrity::Transcoded, ENCODED)),
+        (
+            WORDS,
+            "bongsu tracer =?UTF-8?Q?=EB=B4=89=EC=88=98_=C3=A9_=F0=9F=94=A5?=",
+            "",
+            (Integrity::Equal, WORDS_HEADER),
+        ),
+        (WORDS, "[list] bongsu tracer =?UTF-8?B?67SJ7IiYIMOpIPCflKU=?=", "", (Integrity::Equal, WORDS_HEADER)),
+        (WORDS, "***SPAM*** bongsu tracer 봉수 é 🔥 [EXTERNAL]", "", (Integrity::Equal, WORDS_HEADER)),
+        ("?? e ?", "bongsu tracer 봉수 é 🔥", "", (Integrity::Corrupt, WORDS_HEADER)),
+        ("?? ? ?", "bongsu tracer 봉수 é 🔥", "", (Integrity::Transcoded, WORDS_HEADER)),
         (WORDS, "bongsu tracer ?? ? ?", "", (Integrity::Transcoded, "Subject")),
         (WORDS, "bongsu tracer", "", (Integrity::Truncated, "Subject")),
         (WORDS, "removed by policy", "", (Integrity::Corrupt, "Subject")),
-        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: 봉수 é 🔥\r\n", (Integrity::Equal, ENCODED)),
-        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: ?????? ?? ????\r\n", (Integrity::Transcoded, RAW)),
-        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: 봉수 é\r\n", (Integrity::Truncated, RAW)),
+        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: 봉수 é 🔥\r\n", (Integrity::Equal, WORDS_HEADER)),
+        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: ?????? ?? ????\r\n", (Integrity::Transcoded, RAW_HEADER)),
+        (WORDS, "bongsu tracer 봉수 é 🔥", "X-Bongsu-Utf8: 봉수 é\r\n", (Integrity::Truncated, RAW_HEADER)),
         (
             WORDS,
             "bongsu tracer 봉수 é 🔥",
             "X-Bongsu-Utf8: \u{1107}\u{1169}\u{11bc}수 é 🔥\r\n",
-            (Integrity::Normalised, RAW),
+            (Integrity::Normalised, RAW_HEADER),
         ),
     ];
     for (encoded, subject, more, expected) in table {
         let mail = format!("Subject: {subject}\r\nX-Bongsu-Header: {encoded}\r\nX-Bongsu-Tracer: 1\r\n{more}\r\nx");
-        assert_eq!(read(mail.as_bytes(), SUBJECT).beside, Some(expected), "{mail}");
+        assert_eq!(read(mail.as_bytes()).beside, Some(expected), "{mail}");
     }
-    assert_eq!(read(b"Subject: lunch\r\n\r\nat noon?", SUBJECT).beside, None);
+    assert_eq!(read(b"Subject: lunch\r\n\r\nat noon?").beside, None);
     assert_eq!(HEADER, "봉수 é 🔥", "what the table is made of");
 }
 
@@ -209,8 +212,7 @@ fn bounces_name_the_message_and_why() {
         (one_of_two.as_str(), &whole, "5.2.2 mailbox full: 552 5.2.2 <probe@example.com> Quota exceeded"),
     ];
     for (status, original, line) in table {
-        let read =
-            read(report("MAILER-DAEMON@mx.example.com (Mail Delivery System)", status, original).as_bytes(), SUBJECT);
+        let read = read(report("MAILER-DAEMON@mx.example.com (Mail Delivery System)", status, original).as_bytes());
         assert_eq!(read.nature, Nature::Bounce(line.into()));
         assert_eq!(recognised(&read), Some(Integrity::Equal));
         assert_eq!(read.beside, None);
@@ -221,15 +223,22 @@ fn bounces_name_the_message_and_why() {
 fn of_a_bounce_with_headers_alone_the_token_can_be_known() {
     let status = "Final-Recipient: rfc822; a@b\r\nAction: failed\r\nStatus: 5.7.1\r\n";
     let returned = |headers: &str| format!("Content-Type: text/rfc822-headers\r\n\r\n{headers}");
-    let without = read(report("MAILER-DAEMON@x", status, &returned(&headers("", ""))).as_bytes(), SUBJECT);
+    let without = read(report("MAILER-DAEMON@x", status, &returned(&headers("", ""))).as_bytes());
     assert_eq!((recognised(&without), &without.nature), (None, &Nature::Bounce("5.7.1 refused by policy".into())));
-    // Where the tracer's own header holds the token, it names the message.
+    // The Message-ID holds the token, and so does the identifier of the envelope (RFC 3464, section 2.2.1).
     let token = tracer()[..tracer::TOKEN_BYTES].to_owned();
-    let with = headers("", "").replace("X-Bongsu-Tracer: 1", &format!("X-Bongsu-Tracer: {token}"));
-    let named = read(report("MAILER-DAEMON@x", status, &returned(&with)).as_bytes(), SUBJECT);
-    assert!(recognised(&named).is_some() && matches!(named.nature, Nature::Bounce(_)));
+    let with = headers("", "").replace("<1@", &format!("<{token}@"));
+    let cut = format!("Content-Type: message/rfc822\r\n\r\n{with}\r\n\r\n[text omitted]");
+    let by_envelope = report("MAILER-DAEMON@x", status, "")
+        .replace("Arrival-Date", &format!("Original-Envelope-Id: {token}\r\nArrival-Date"));
+    for mail in
+        [report("MAILER-DAEMON@x", status, &returned(&with)), report("MAILER-DAEMON@x", status, &cut), by_envelope]
+    {
+        let named = read(mail.as_bytes());
+        assert!(recognised(&named).is_some() && matches!(named.nature, Nature::Bounce(_)), "{mail}");
+    }
     // And a mail whose text a filter replaced is ours, and not what was sent.
-    let emptied = read(format!("{with}\r\n\r\nThe text was removed.\r\n").as_bytes(), SUBJECT);
+    let emptied = read(format!("{with}\r\n\r\nThe text was removed.\r\n").as_bytes());
     assert_eq!((recognised(&emptied), emptied.nature), (Some(Integrity::Corrupt), Nature::Message));
 }
 
@@ -258,7 +267,7 @@ fn bounces_in_words_are_known() {
         (nobody, "error 5.4.7 (expired)"),
     ];
     for (mail, line) in table {
-        let read = read(mail.as_bytes(), SUBJECT);
+        let read = read(mail.as_bytes());
         assert_eq!(read.nature, Nature::Bounce(line.into()));
         assert!(recognised(&read).is_some(), "{mail}");
     }
@@ -290,7 +299,7 @@ fn what_machines_and_people_answer_is_no_arrival() {
         ),
     ];
     for mail in mails {
-        assert_eq!(read(mail.as_bytes(), SUBJECT).nature, Nature::Kept, "{mail}");
+        assert_eq!(read(mail.as_bytes()).nature, Nature::Kept, "{mail}");
     }
     // A tracer that was sent from nobody, or through a gateway that took its headers away, is one all the same.
     let message = [
@@ -298,7 +307,7 @@ fn what_machines_and_people_answer_is_no_arrival() {
         format!("From: probe@example.com\r\nSubject: bongsu tracer\r\n\r\n{text}"),
     ];
     for mail in message {
-        let read = read(mail.as_bytes(), SUBJECT);
+        let read = read(mail.as_bytes());
         assert_eq!((recognised(&read), read.nature), (Some(Integrity::Equal), Nature::Message), "{mail}");
     }
 }
@@ -314,7 +323,7 @@ Received: from EX1.corp.example (10.0.0.1) by EX2.corp.example (10.0.0.2) with M
 Received: by 2002:a05:6e02:1a2d:b0:3a1 with SMTP id s13csp1; Sat, 21 Nov 2026 19:00:03 -0800 (PST)\r\n\
 Received: from localhost by relay.example.org with local (Exim 4.96) (envelope-from <a@b>) id 1oX; Sun, 22 Nov 2026 03:00:01 +0000\r\n\
 Received: (qmail 12345 invoked by uid 0); 22 Nov 2026 03:00:00 -0000\r\n";
-    let read_path = |mail: &str| read(mail.as_bytes(), SUBJECT).path;
+    let read_path = |mail: &str| read(mail.as_bytes()).path;
     let path = read_path(&format!("{received}{}", plain())).expect("a path");
     let expected = json!([
         { "by": "?" },
@@ -344,7 +353,7 @@ fn what_is_worth_reading_is_told_by_headers() {
         ("", false),
         ("\r\n\r\n", false),
     ] {
-        assert_eq!(is_worth_reading(mail.as_bytes(), SUBJECT), worth, "{mail}");
+        assert_eq!(is_worth_reading(mail.as_bytes()), worth, "{mail}");
     }
 }
 
@@ -356,7 +365,7 @@ fn nesting_exhausts_nothing() {
     for (layer, times) in [(one, 99), (one, 5_000), (digest, 5_000), (multipart, 2_000)] {
         let mail = format!("Subject: x\r\n{}{}", layer.repeat(times), plain());
         let on_a_small_stack = std::thread::Builder::new().stack_size(512 * 1024).spawn(move || {
-            let read = read(mail.as_bytes(), SUBJECT);
+            let read = read(mail.as_bytes());
             assert!(read.payload.len() <= MAIL_BYTES_MAX);
         });
         on_a_small_stack.expect("a thread").join().expect("no panic");
@@ -366,8 +375,8 @@ fn nesting_exhausts_nothing() {
 proptest! {
     #[test]
     fn no_bytes_are_too_odd(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
-        let _ = read(&bytes, SUBJECT);
-        let _ = is_worth_reading(&bytes, SUBJECT);
+        let _ = read(&bytes);
+        let _ = is_worth_reading(&bytes);
     }
 
     #[test]
@@ -379,7 +388,7 @@ proptest! {
         let mut mail = mails[which].clone().into_bytes();
         let at = at % mail.len();
         if cut { mail.truncate(at) } else { mail[at] = byte }
-        let read = read(&mail, SUBJECT);
+        let read = read(&mail);
         prop_assert!(read.payload.len() <= MAIL_BYTES_MAX);
     }
 }
