@@ -1,18 +1,14 @@
 //! IMAP against a real dovecot.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bongsu::{
-    clock,
     observation::{Integrity, Kind, Outcome, Phase, Reason},
-    options::Options,
-    protocol::{self, Arrival, Attempt, Nature, Net, ReceiveSession, wire::Family, wire::NetOptions},
+    protocol::Nature,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::receiving::{self, Session, WAIT_MAX, detail, end, next, quiet, stranger, text, tracer};
 use crate::harness::{
     dovecot::{Dovecot, PASSWORD},
     probing::probe,
@@ -21,71 +17,16 @@ use crate::harness::{
 
 const USER: &str = "probe";
 
-/// Longest wait for a mail that must come.
-const WAIT_MAX: Duration = Duration::from_secs(30);
-
-/// How long nothing must come.
-const QUIET: Duration = Duration::from_millis(700);
-
 fn account(address: impl std::fmt::Display) -> String {
     format!("url: 'imap://{address}', username: {USER}, password: {PASSWORD}")
 }
 
-async fn open(yaml: &str) -> Result<Box<dyn ReceiveSession>, Reason> {
-    let value = serde_yaml::from_str(&format!("{{ {yaml} }}")).expect("well-formed YAML");
-    let mut problems = Vec::new();
-    let build = protocol::by_name("imap").and_then(|p| p.receive).expect("it can receive");
-    let receiver = build(&mut Options::new(&value, Vec::new(), Path::new("/"), &mut problems));
-    let receiver = receiver.unwrap_or_else(|| panic!("{yaml}: {problems:?}"));
-    let net = Net::new(NetOptions::default()).expect("a resolver");
-    let mut cx = Attempt::new(net, Family::Any, clock::now(), Instant::now(), true);
-    tokio::time::timeout(WAIT_MAX, receiver.open(&mut cx)).await.expect("an answer in time")
+async fn open(yaml: &str) -> Result<Session, Reason> {
+    receiving::open("imap", yaml).await
 }
 
-async fn opened(yaml: &str) -> Box<dyn ReceiveSession> {
+async fn opened(yaml: &str) -> Session {
     open(yaml).await.unwrap_or_else(|reason| panic!("{yaml}: {reason}"))
-}
-
-async fn next(session: &mut Box<dyn ReceiveSession>) -> Arrival {
-    let waited = tokio::time::timeout(WAIT_MAX, session.next()).await.expect("it comes in time");
-    waited.unwrap_or_else(|reason| panic!("the session ended: {reason}"))
-}
-
-/// Nothing comes; the wait is dropped, as callers do.
-async fn quiet(session: &mut Box<dyn ReceiveSession>) {
-    let came = tokio::time::timeout(QUIET, session.next()).await;
-    assert!(came.is_err(), "{came:?}");
-}
-
-async fn end(session: &mut Box<dyn ReceiveSession>) -> Reason {
-    loop {
-        let came = tokio::time::timeout(WAIT_MAX, session.next()).await.expect("an end in time");
-        if let Err(reason) = came {
-            return reason;
-        }
-    }
-}
-
-fn tracer(text: &str) -> Vec<u8> {
-    format!(
-        "Received: by mx.example.com with SMTP id 1; Sun, 22 Nov 2026 03:00:01 +0000\r\n\
-         Received: by relay.example.com with SMTP id 1; Sun, 22 Nov 2026 03:00:00 +0000\r\n\
-         From: probe@example.com\r\nSubject: bongsu tracer\r\n =?UTF-8?B?67SJ7IiYIMOpIPCflKU=?=\r\nX-Bongsu-Tracer: 1\r\n\
-         X-Bongsu-Header: =?UTF-8?B?67SJ7IiYIMOpIPCflKU=?=\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nbongsu1.{text}\r\n"
-    )
-    .into_bytes()
-}
-
-fn stranger(text: &str) -> Vec<u8> {
-    format!("From: friend@example.com\r\nSubject: lunch\r\n\r\n{text}\r\n").into_bytes()
-}
-
-fn text(arrival: &Arrival) -> String {
-    String::from_utf8_lossy(&arrival.payload).trim_end().to_owned()
-}
-
-fn detail(arrival: &Arrival, name: &str) -> Option<Value> {
-    arrival.details.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone())
 }
 
 #[test]

@@ -6,5 +6,7 @@ mod email;
 mod http;
 mod imap;
 mod mqtt;
+mod pop3;
+mod receiving;
 mod tls_tcp;
 mod whole;
