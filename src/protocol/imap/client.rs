@@ -164,14 +164,24 @@ pub struct Client {
     /// Something may have come into the selected folder.
     pub news: bool,
     bye: Option<String>,
+    /// A goodbye of the server is the answer to ours.
+    leaving: bool,
 }
 
 impl Client {
     /// A connection over a fresh stream; nothing has been read yet.
     pub fn new(stream: Stream) -> Self {
         let lines = Lines::new(stream, LINE_BYTES_MAX);
-        let capabilities = Vec::new();
-        Self { lines, partial: BytesMut::new(), literal: None, tags: 0, capabilities, news: false, bye: None }
+        Self {
+            lines,
+            partial: BytesMut::new(),
+            literal: None,
+            tags: 0,
+            capabilities: Vec::new(),
+            news: false,
+            bye: None,
+            leaving: false,
+        }
     }
 
     /// The TLS handshake after STARTTLS. What the server said it can before it is forgotten (RFC 9051, section 6.2.1).
@@ -304,9 +314,14 @@ impl Client {
 
     /// LOGOUT and the end of the stream; what fails here was no use any more.
     pub async fn log_out(&mut self, ear: &mut dyn Ear) {
+        self.leaving = true;
         if self.simple(ear, "LOGOUT").await.is_ok() {
             self.lines.shut().await;
         }
+    }
+
+    fn is_old(&self, tag: &str) -> bool {
+        tag == "DONE" || tag.strip_prefix('b').and_then(|n| n.parse().ok()).is_some_and(|n: u32| n < self.tags)
     }
 
     fn begin(&mut self, ear: &mut dyn Ear, shown: &str) -> String {
@@ -343,8 +358,13 @@ impl Client {
                 Response::Status(Some(its), done) if its == tag => {
                     return Ok(Waited::Done(Reply { done, statuses, data }));
                 }
+                // The server ended an IDLE by itself before it heard DONE, which it then knows no command for.
+                Response::Status(Some(its), _) if self.is_old(&its) => {}
                 Response::Status(Some(its), _) => {
                     return Err(Fault::Protocol(format!("the server answered {its}, which was not asked")));
+                }
+                Response::Status(None, said) if said.status == Status::Bye && !self.leaving => {
+                    return Err(Fault::Bye(said.shown()));
                 }
                 Response::Status(None, said) => statuses.push(said),
                 Response::Data(said) => {

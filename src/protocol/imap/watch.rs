@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::{
     client::{Client, Ear, Fault, Nobody, Open, Part, Reply, Waited},
-    codec::{Data, Response, Value},
+    codec::{Data, Response, Status, Value},
     folders::{self, Folder, Role},
     options::{Place, Wanted},
 };
@@ -291,9 +291,13 @@ impl Watch {
             tokio::select! {
                 biased;
                 response = self.client.response(&mut nobody) => {
-                    // Ended by the server: the next round begins anew.
-                    if matches!(response?, Response::Status(Some(_), _)) {
-                        return Ok(());
+                    match response? {
+                        // Ended by the server: the next round begins anew.
+                        Response::Status(Some(_), _) => return Ok(()),
+                        Response::Status(None, said) if said.status == Status::Bye => {
+                            return Err(Fault::Bye(said.shown()));
+                        }
+                        _ => {}
                     }
                 }
                 () = ends.asked() => break,
