@@ -153,11 +153,6 @@ impl Lines {
         self.handed > position
     }
 
-    /// Forgets what is queued and not yet written.
-    pub fn forget_queued(&mut self) {
-        self.outbound.clear();
-    }
-
     /// Writes all that is queued and says that nothing more will come. What fails here was no use any more.
     pub async fn shut(&mut self) {
         if self.flush().await.is_ok() {
@@ -203,11 +198,6 @@ impl Lines {
         }
         self.searched = 0;
         Ok(self.inbound.split_to(self.inbound.len().min(bytes_max.max(1))))
-    }
-
-    /// Whether something has been read that nobody has taken yet.
-    pub fn has_more(&self) -> bool {
-        !self.inbound.is_empty()
     }
 
     fn take_line(&mut self) -> Result<Option<BytesMut>, Broken> {
@@ -351,10 +341,9 @@ mod tests {
             assert_eq!(lines.line().await.expect("a line"), "* {5}");
             assert_eq!(lines.exact(5).await.expect("five bytes"), "a\nb\nc");
             assert_eq!(lines.line().await.expect("a line"), ")");
-            assert!(lines.has_more());
             assert_eq!(lines.some(2).await.expect("some"), "re");
             assert_eq!(lines.exact(2).await.expect("two"), "st");
-            assert!(!lines.has_more() && lines.exact(1).now_or_never().is_none());
+            assert!(lines.exact(1).now_or_never().is_none());
         });
     }
 

@@ -13,7 +13,7 @@
 //! | no-op of the probe | NOOP | 5321, 4.1.1.9 | `exchange` |
 //! | send | MAIL (SIZE, BODY, SMTPUTF8, RET, ENVID), RCPT (NOTIFY), DATA, the mail, `.` | 5321, 3.3; 1870, 6152, 6531, 3461 | `send` |
 //! | next mail | RSET after one that was not taken | 5321, 4.1.1.5 | `send` |
-//! | goodbye | QUIT | 5321, 4.1.1.10 | `close` |
+//! | goodbye | QUIT, whose answer a probe does not wait for | 5321, 4.1.1.10 | `close` |
 //!
 //! A reply of 5yz to any step of sending is `rejected`, one of 4yz `deferred`; what the server said is the reason, with
 //! its enhanced status code (RFC 2034, RFC 3463). A connection that ends, or is silent, once the mail is on its way
@@ -41,11 +41,11 @@ use std::sync::Arc;
 
 pub use self::{
     dialogue::Dialect,
-    options::{Envelope, RawProbe, RawSend, Server},
+    options::{RawProbe, RawSend, Server},
 };
 use self::{
     dialogue::open,
-    options::Written,
+    options::{Envelope, Written},
     transaction::{GOODBYE_MAX, Mailing},
 };
 use super::{Attempt, Boxed, Carries, Probe, Protocol, SendSession, Sender, mail::compose::LINE_BYTES_MAX};
@@ -91,7 +91,7 @@ impl Probe for Server {
                 return Err(cx.fail(reply.kind(), format!("NOOP refused: {}", reply.text())));
             }
             cx.phase(Phase::Close);
-            let _ = tokio::time::timeout(GOODBYE_MAX, dialogue.quit(cx)).await;
+            let _ = tokio::time::timeout(GOODBYE_MAX, dialogue.leave(cx)).await;
             cx.end_phase();
             Ok(())
         })

@@ -379,7 +379,8 @@ mod tests {
 
     #[test]
     fn status_responses_are_read() {
-        let table: [(&str, Option<&str>, Status, Option<(&str, &str)>, &str); 7] = [
+        type Case<'a> = (&'a str, Option<&'a str>, Status, Option<(&'a str, &'a str)>, &'a str);
+        let table: [Case<'_>; 7] = [
             ("* OK Dovecot ready.", None, Status::Ok, None, "Dovecot ready."),
             ("a1 OK", Some("a1"), Status::Ok, None, ""),
             ("* ok [capability IMAP4rev1 IDLE] hi", None, Status::Ok, Some(("CAPABILITY", "IMAP4rev1 IDLE")), "hi"),

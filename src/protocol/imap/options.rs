@@ -1,9 +1,12 @@
 //! Options of the `imap` protocol: as written, then resolved.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use schemars::JsonSchema;
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, SeqAccess, Visitor},
+};
 
 use crate::{
     options::Options,
@@ -82,22 +85,48 @@ pub struct RawReceive {
     keep_alive: Option<TimeSpan>,
 }
 
-/// Folders as written.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(rename = "ImapFolders")]
-enum RawFolders {
-    /// `all`: every folder but those that are no place of arrival (drafts) or hold no mails of their own.
-    Word(AllWord),
-    /// Names, as the server has them.
-    Names(Vec<String>),
+/// Folders as written: `all` (every folder but drafts and those that hold no mails of their own), or names as the
+/// server has them.
+#[derive(Clone, Debug)]
+struct RawFolders(Wanted);
+
+impl<'de> Deserialize<'de> for RawFolders {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct AllOrNames;
+        impl<'de> Visitor<'de> for AllOrNames {
+            type Value = RawFolders;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`all` or a list of folders")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<RawFolders, E> {
+                if text == "all" { Ok(RawFolders(Wanted::All)) } else { Err(E::unknown_variant(text, &["all"])) }
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawFolders, A::Error> {
+                let mut names = Vec::new();
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(RawFolders(Wanted::Named(names)))
+            }
+        }
+        d.deserialize_any(AllOrNames)
+    }
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "ImapAllFolders")]
-enum AllWord {
-    All,
+impl JsonSchema for RawFolders {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Folders".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let name = generator.subschema_for::<String>();
+        json_schema!({ "anyOf": [
+            { "const": "all" },
+            { "type": "array", "items": name, "minItems": 1, "maxItems": FOLDERS_MAX },
+        ] })
+    }
 }
 
 /// Which folders are watched.
@@ -148,8 +177,7 @@ pub fn read_receive(options: &mut Options<'_>) -> Option<Place> {
             wrong(options, "folder", "`folder` and `folders` cannot both be given".into(), "leave one of them out");
             Wanted::All
         }
-        (None, Some(RawFolders::Word(AllWord::All))) => Wanted::All,
-        (None, Some(RawFolders::Names(names))) => Wanted::Named(names),
+        (None, Some(RawFolders(wanted))) => wanted,
         (folder, None) => Wanted::Named(vec![folder.unwrap_or_else(|| "INBOX".into())]),
     };
     if let Wanted::Named(names) = &wanted {

@@ -164,8 +164,10 @@ impl Dialogue {
     }
 
     async fn say(&mut self, cx: &mut Attempt, line: &str, shown: &str) -> Result<(), Fault> {
-        let verb: Vec<&str> = shown.split([' ', ':']).take(1).collect();
-        cx.awaits(format!("{} was not answered", verb.concat()));
+        let verb = shown.split([' ', ':']).next().unwrap_or_default();
+        // The steps of a login after its first have no name.
+        let verb = if verb.starts_with('(') { "the latest step of AUTH" } else { verb };
+        cx.awaits(format!("{verb} was not answered"));
         while self.owed > 0 {
             self.next_reply().await?;
         }
@@ -204,7 +206,15 @@ impl Dialogue {
         }
     }
 
-    /// Says goodbye and waits for the answer, which nothing depends on; the caller bounds the wait.
+    /// Says goodbye without waiting for the answer, which would count as the service's time: a server may keep it back
+    /// for a while (exim: 200 ms), as nothing depends on it. The caller bounds the wait for the network.
+    pub async fn leave(&mut self, cx: &mut Attempt) {
+        if self.say(cx, "QUIT", "QUIT").await.is_ok() {
+            self.lines.shut().await;
+        }
+    }
+
+    /// Says goodbye and waits for the answer; the caller bounds the wait.
     pub async fn quit(&mut self, cx: &mut Attempt) {
         if self.command(cx, "QUIT").await.is_ok() {
             self.lines.shut().await;

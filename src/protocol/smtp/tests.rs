@@ -88,8 +88,7 @@ fn a_probe_greets_asks_and_says_goodbye() {
     assert_eq!(details["smtp_extensions"], "8BITMIME, DSN");
     assert_eq!((&details["smtp_size_bytes_max"], &details["smtp_auth"]), (&1_000_000.into(), &"PLAIN LOGIN".into()));
     let lines = said(&seen.transcript);
-    for line in ["220 mx.example.com ESMTP", "220 hi", "EHLO probe.example.com", "250 SIZE 1000000", "NOOP", "221 Bye"]
-    {
+    for line in ["220 mx.example.com ESMTP", "220 hi", "EHLO probe.example.com", "250 SIZE 1000000", "NOOP", "QUIT"] {
         assert!(lines.contains(&line), "{line}: {lines:?}");
     }
 }

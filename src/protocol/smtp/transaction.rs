@@ -91,7 +91,8 @@ impl Mailing {
             return refused("the server does not offer 8BITMIME, and `encoding: 8bit` was asked for".into(), cx);
         }
         let utf8 = offered.offers("SMTPUTF8");
-        if !utf8 && !(envelope.from.is_ascii() && envelope.to.iter().all(|to| to.is_ascii())) {
+        let ascii = envelope.from.is_ascii() && envelope.to.iter().all(|to| to.is_ascii());
+        if !ascii && !utf8 {
             return refused("the server does not offer SMTPUTF8, which an address beyond ASCII needs".into(), cx);
         }
         let raw_header = envelope.smtputf8 && utf8 && eight_bit;
@@ -117,7 +118,7 @@ impl Mailing {
         if offered.offers("SIZE") {
             command.push_str(&format!(" SIZE={}", mail.len()));
         }
-        if !mail.is_ascii() {
+        if !mail.is_ascii() && offered.offers("8BITMIME") {
             command.push_str(" BODY=8BITMIME");
         }
         if envelope.smtputf8 && offered.offers("SMTPUTF8") {
@@ -218,7 +219,7 @@ impl Mailing {
         if good(&reply) {
             return Ok(());
         }
-        let verb: String = line.split([' ', ':']).take(1).collect();
+        let verb = line.split([' ', ':']).next().unwrap_or_default();
         Err(self.refusal(cx, &reply, &format!("{verb} refused: {}", reply.text())))
     }
 
