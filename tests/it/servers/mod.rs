@@ -6,6 +6,7 @@ mod email;
 mod http;
 mod imap;
 mod lmtp;
+mod mail;
 mod mqtt;
 mod pop3;
 mod receiving;
