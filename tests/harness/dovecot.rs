@@ -46,6 +46,11 @@ impl Dovecot {
 
     /// Starts it with these further lines of configuration, which win over those above them.
     pub fn start_with(more: &str) -> Self {
+        Self::start_where(&[], more)
+    }
+
+    /// Starts it with mailboxes of these users that are full, and further lines of configuration.
+    pub fn start_where(full: &[&str], more: &str) -> Self {
         let scratch = scratch();
         let dir = scratch.path().to_path_buf();
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
@@ -56,7 +61,8 @@ impl Dovecot {
         fs::create_dir(&mail).expect("own directory");
         super::mosquitto::open_to_all(&certificate);
         open_dir(&mail);
-        let conf = write(&dir, "d.conf", &format!("{}{more}\n", configuration(&dir, ports)));
+        let quota = quota(&dir, full);
+        let conf = write(&dir, "d.conf", &format!("{quota}{}{more}\n", configuration(&dir, ports)));
         let [imap, imaps, pop3, pop3s, lmtp] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let args = ["-F", "-c", conf.to_str().expect("a plain path")];
         let server = Server::start("dovecot-imapd", "/usr/sbin/dovecot", &args, scratch, imap);
@@ -186,6 +192,28 @@ fn open_dir(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("own directory");
 }
 
+/// The quota of those whose mailbox is full; they are looked up before everybody is.
+fn quota(dir: &Path, full: &[&str]) -> String {
+    if full.is_empty() {
+        return String::new();
+    }
+    let line =
+        |user: &&str| format!("{user}::65534:65534::{}/mail/{user}::userdb_quota_rule=*:bytes=1000\n", dir.display());
+    let users = write(dir, "full", &full.iter().map(line).collect::<String>());
+    format!(
+        "mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%n {}
+}}
+",
+        users.display()
+    )
+}
+
 /// `nobody` owns the mails and runs everything but the master.
 fn configuration(dir: &Path, [imap, imaps, pop3, pop3s, lmtp]: [u16; 5]) -> String {
     let dir = dir.display();
@@ -264,7 +292,7 @@ service lmtp {{
   }}
 }}
 service auth {{
-  unix_listener {dir}/run/sasl {{
+  unix_listener sasl {{
     mode = 0666
   }}
 }}
