@@ -63,6 +63,11 @@ impl Proxy {
         *self.control.trigger.lock().expect("no panic") = Some(text.as_bytes().to_vec());
     }
 
+    /// From now on, what the server sends is held back until [`Proxy::release`].
+    pub fn hold(&self) {
+        self.control.hold_down.store(true, SeqCst);
+    }
+
     /// Waits until something is held back.
     pub async fn held(&self) {
         while !self.control.hold_down.load(SeqCst) {

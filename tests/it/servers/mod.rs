@@ -6,6 +6,7 @@ mod dns;
 mod email;
 mod http;
 mod imap;
+mod kept;
 mod lmtp;
 mod mangling;
 mod mqtt;
