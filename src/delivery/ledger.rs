@@ -23,7 +23,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use self::entry::{Answer, Arrival, Batch, Copied, Entry, Sight};
-pub use self::judge::shown;
+pub use self::judge::{arrived_after_all, shown};
 use super::{CheckKey, Identity};
 use crate::{
     observation::{Accept, Correction, Delivery, Fate, Flight, Integrity, Login, Outcome, Reason, Reconnection},

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     observation::{Correction, Kind, Outcome, Reason, to_ms},
-    value::{TimeSpan, Timestamp},
+    value::{Ratio, TimeSpan, Timestamp},
 };
 
 /// Most samples kept, whatever the window: ten minutes at two a second.
@@ -83,6 +83,12 @@ impl Window {
         let was = sample.outcome;
         sample.correct(correction);
         Some(was)
+    }
+
+    /// How many messages of the attempt that began then are missing, as far as is known.
+    pub fn missing(&self, at: Timestamp) -> Option<u32> {
+        let sample = self.samples.iter().rev().find(|s| s.at == at)?;
+        sample.messages.as_ref().map(|m| m.missing)
     }
 
     /// Sets a sample aside, or takes it back; returns how it was before.
@@ -152,9 +158,8 @@ impl Window {
                 && binomial_tail(c.bad as usize, c.all as usize, max.0) <= share.chance_max
         })?;
         let text = format!("{} of the last {} {} (limit {max})", count.bad, count.all, share.words);
-        let offends = |(count, _): &&(Count, &Sample)| count.bad > 0;
-        let first = counted.iter().find(offends)?.1.at;
-        let last = counted.iter().rev().find(offends)?.1.at;
+        let first = onset(counted.iter().rev().map(|(count, s)| (*count, s.at)), max)?;
+        let last = counted.iter().rev().find(|(count, _)| count.bad > 0)?.1.at;
         let started = Edge { after: self.before(first), by: first };
         Some(Offence { started, last, reason: Reason::new(share.phase, share.kind, text) })
     }
@@ -179,6 +184,32 @@ impl Window {
         let last = samples.iter().rev().find(offends)?.at;
         let started = Edge { after: self.before(first), by: first };
         Some(Offence { started, last, reason: Reason::new(quantile.phase, Kind::Slow, text) })
+    }
+
+    /// The beginning of the failures that go on at the newest sample, also where some attempts between them came
+    /// through: from the last sample before them to the first of them. `None` where no share of losses is looked at.
+    pub fn failing_since(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+        let samples = self.judged(limits.window, since);
+        let first = onset(samples.iter().rev().map(|s| (failed(s), s.at)), limits.loss?)?;
+        Some(Edge { after: self.before(first), by: first })
+    }
+
+    /// How many good samples in a row, from `run_from` on, show that the failures before them are over: so many that
+    /// they are no chance, given how many came through between those. 0 when none did, or where no share of losses is
+    /// looked at.
+    pub fn good_run_needed(&self, limits: &Degraded, since: Timestamp, run_from: Timestamp) -> u32 {
+        let Some(max) = limits.loss else { return 0 };
+        let mut samples = self.judged(limits.window, since);
+        samples.retain(|s| s.at < run_from);
+        let Some(first) = onset(samples.iter().rev().map(|s| (failed(s), s.at)), max) else { return 0 };
+        samples.retain(|s| s.at >= first);
+        let good = samples.iter().filter(|s| s.outcome != Outcome::Failed).count();
+        if good == 0 {
+            return 0;
+        }
+        let share = good as f64 / samples.len() as f64;
+        let by_chance = |run: &u32| share.powf(f64::from(*run)) > CHANCE_SLOW_MAX;
+        (1..HEALED_RUN as u32).take_while(by_chance).count() as u32 + 1
     }
 
     fn before(&self, at: Timestamp) -> Option<Timestamp> {
@@ -210,6 +241,34 @@ impl Window {
         let by = samples[samples.len() - run].at;
         Some(Edge { after: self.before(by), by })
     }
+}
+
+fn failed(s: &Sample) -> Count {
+    Count { bad: u32::from(s.outcome == Outcome::Failed), all: 1 }
+}
+
+/// When a share began to be too high, of samples from the newest backwards: the bad one since which they are least
+/// likely under the share that is allowed (the likelihood ratio of a change at that point). A single one long before
+/// is not part of it, while good ones in between are no end of it.
+fn onset(newest_first: impl Iterator<Item = (Count, Timestamp)>, max: Ratio) -> Option<Timestamp> {
+    // A share of nothing or of all has no logarithm.
+    let allowed = max.0.clamp(1e-6, 1.0 - 1e-6);
+    let mut sum = Count::default();
+    let mut best: Option<(f64, Timestamp)> = None;
+    for (count, at) in newest_first {
+        sum = Count { bad: sum.bad.saturating_add(count.bad), all: sum.all.saturating_add(count.all) };
+        if count.bad == 0 {
+            continue;
+        }
+        let share = f64::from(sum.bad) / f64::from(sum.all);
+        let good = f64::from(sum.all - sum.bad.min(sum.all));
+        let of_good = if good > 0.0 { good * ((1.0 - share) / (1.0 - allowed)).ln() } else { 0.0 };
+        let ratio = f64::from(sum.bad) * (share / allowed).ln() + of_good;
+        if best.is_none_or(|(most, _)| ratio >= most) {
+            best = Some((ratio, at));
+        }
+    }
+    best.map(|(_, at)| at)
 }
 
 /// The lengths of the recent past that are judged: one sample (which may be a burst of messages), then 5, 10, 20 …
