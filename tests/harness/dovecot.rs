@@ -55,6 +55,7 @@ impl Dovecot {
         let mail = dir.join("mail");
         fs::create_dir(&mail).expect("own directory");
         super::mosquitto::open_to_all(&certificate);
+        super::mosquitto::open_to_all(&write(&dir, "refused", ""));
         open_dir(&mail);
         let conf = write(&dir, "d.conf", &format!("{}{more}\n", configuration(&dir, ports)));
         let [imap, imaps, pop3, pop3s, lmtp] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -123,6 +124,15 @@ impl Dovecot {
             assert!(begun.elapsed() < ARRIVAL_MAX, "{} of {count} mails:\n{}", mails.len(), self.server.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Refuses new logins of these users from now on; sessions that are open go on.
+    pub fn refuse(&self, users: &[&str]) {
+        let lines: String = users.iter().map(|user| format!("{user}:\n")).collect();
+        // Put in place at once: a file that is half written would let somebody in.
+        let new = write(&self.dir, "refused.new", &lines);
+        super::mosquitto::open_to_all(&new);
+        fs::rename(new, self.dir.join("refused")).expect("own directory");
     }
 
     /// Moves the oldest mail of a folder into another one, as a spam filter does.
@@ -209,6 +219,11 @@ default_login_user = nobody
 default_internal_group = nogroup
 auth_failure_delay = 0
 mail_max_userip_connections = 100
+passdb {{
+  driver = passwd-file
+  deny = yes
+  args = username_format=%n {dir}/refused
+}}
 passdb {{
   driver = static
   args = password={PASSWORD}
