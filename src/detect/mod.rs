@@ -481,6 +481,7 @@ impl Track {
         }
         let limits = &thresholds.degraded;
         let by_account = self.memory.accounts.judge(limits.accounts);
+        let is_by_account = by_account.is_some();
         let verdict = by_account.or_else(|| self.window.judge(limits, self.memory.judged_since, reason));
         match (verdict, self.memory.trouble.as_ref()) {
             (Some(offence), None) => {
@@ -491,17 +492,25 @@ impl Track {
                 self.enter(State::Degraded, at);
                 changes.push(Change::Began(trouble));
             }
-            (Some(offence), Some(_)) => self.memory.last_bad = Some(offence.last),
-            (None, Some(_)) => {
-                let Some(edge) = self.window.healed(limits, self.memory.judged_since) else { return };
-                let edge = self.memory.accounts.healed(edge);
-                self.memory.trouble = None;
-                self.memory.judged_since = edge.by;
-                self.enter(State::Up, at);
-                changes.push(Change::Ended(edge));
+            (Some(offence), Some(trouble)) => {
+                let began = Some(trouble.started.by).filter(|_| !is_by_account);
+                self.memory.last_bad = Some(offence.last);
+                if began.is_some() {
+                    self.heal(limits, at, began, changes);
+                }
             }
+            (None, Some(_)) => self.heal(limits, at, None, changes),
             (None, None) => {}
         }
+    }
+
+    fn heal(&mut self, limits: &Degraded, at: Timestamp, offends_since: Option<Timestamp>, changes: &mut Vec<Change>) {
+        let Some(edge) = self.window.healed(limits, self.memory.judged_since, offends_since) else { return };
+        let edge = self.memory.accounts.healed(edge);
+        self.memory.trouble = None;
+        self.memory.judged_since = edge.by;
+        self.enter(State::Up, at);
+        changes.push(Change::Ended(edge));
     }
 
     fn flap(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {

@@ -76,6 +76,9 @@ fn the_story_of_a_check() {
         ("fff", State::Down, &["3:began down (-,1]"]),
         ("offfo", State::Down, &["4:began down (1,2]"]),
         ("offfoo", State::Up, &["4:began down (1,2]", "6:ended (4,5]"]),
+        // When all were slow, ten good ones in a row are its end.
+        ("osssssooooooooo", State::Degraded, &["6:began degraded (1,2]"]),
+        ("osssssoooooooooo", State::Up, &["6:began degraded (1,2]", "16:ended (6,7]"]),
         // One that came through makes two in a row no recovery yet.
         ("offfofoo", State::Down, &["4:began down (1,2]"]),
         ("offfofooooo", State::Up, &["4:began down (1,2]", "11:ended (6,7]"]),

@@ -202,14 +202,8 @@ impl Window {
         let mut samples = self.judged(limits.window, since);
         samples.retain(|s| s.at < run_from);
         let Some(first) = onset(samples.iter().rev().map(|s| (failed(s), s.at)), max) else { return 0 };
-        samples.retain(|s| s.at >= first);
-        let good = samples.iter().filter(|s| s.outcome != Outcome::Failed).count();
-        if good == 0 {
-            return 0;
-        }
-        let share = good as f64 / samples.len() as f64;
-        let by_chance = |run: &u32| share.powf(f64::from(*run)) > CHANCE_SLOW_MAX;
-        (1..HEALED_RUN as u32).take_while(by_chance).count() as u32 + 1
+        let failing = samples.iter().filter(|s| s.at >= first);
+        run_beyond_chance(failing.map(|s| s.outcome != Outcome::Failed)).min(HEALED_RUN) as u32
     }
 
     fn before(&self, at: Timestamp) -> Option<Timestamp> {
@@ -217,8 +211,9 @@ impl Window {
     }
 
     /// The end of a degradation, when the latest [`HEALED_RUN`] samples (or all since `since`, when the window holds
-    /// fewer) are fine.
-    pub fn healed(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+    /// fewer) are fine. While the window still offends, by what began at `offends_since`, as many are asked for as are
+    /// no chance: when all went wrong until then, its end need not wait until the window has forgotten that.
+    pub fn healed(&self, limits: &Degraded, since: Timestamp, offends_since: Option<Timestamp>) -> Option<Edge> {
         let samples = self.judged(limits.window, since);
         let (shares, quantiles) = (shares(limits), quantiles(limits));
         let mut refused = false;
@@ -235,12 +230,30 @@ impl Window {
             })
             .collect();
         let run = fine.iter().rev().take_while(|fine| **fine).count();
-        if run == 0 || run < HEALED_RUN.min(samples.len()) {
+        let needed = match offends_since {
+            None => HEALED_RUN.min(samples.len()),
+            Some(began) => {
+                let before = samples.iter().zip(&fine).take(samples.len() - run).filter(|(s, _)| s.at >= began);
+                HEALED_RUN.max(run_beyond_chance(before.map(|(_, fine)| *fine)))
+            }
+        };
+        if run == 0 || run < needed {
             return None;
         }
         let by = samples[samples.len() - run].at;
         Some(Edge { after: self.before(by), by })
     }
+}
+
+/// How many good ones in a row are no chance, given these before them; 0 when there was none among those.
+fn run_beyond_chance(before: impl Iterator<Item = bool>) -> usize {
+    let (good, all) = before.fold((0_u32, 0_u32), |(good, all), fine| (good + u32::from(fine), all + 1));
+    if good == 0 {
+        return 0;
+    }
+    let share = f64::from(good) / f64::from(all);
+    // Nobody waits for more than the window holds; a share of one never gets there.
+    (CHANCE_SLOW_MAX.ln() / share.ln()).ceil().clamp(1.0, SAMPLES_MAX as f64 + 1.0) as usize
 }
 
 fn failed(s: &Sample) -> Count {
@@ -381,8 +394,8 @@ mod tests {
     #[test]
     fn it_ends_with_the_first_good_sample_of_a_long_enough_run() {
         let limits = Thresholds::default().degraded;
-        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH), None);
-        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH);
+        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH, None), None);
+        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH, None);
         assert_eq!(edge, Some(Edge { after: Some(second(6)), by: second(7) }));
     }
 
@@ -500,10 +513,10 @@ mod tests {
             // It heals once as many good ones have come as are asked for.
             let good = (Outcome::Ok, Messages { login: messages.login.map(|_| true), ..one });
             let healing = deliveries([(outcome, messages); 5].into_iter().chain([good; 9]));
-            assert_eq!(healing.healed(&limits, Timestamp::EPOCH), None, "{expected}");
+            assert_eq!(healing.healed(&limits, Timestamp::EPOCH, None), None, "{expected}");
             let healed = deliveries([(outcome, messages); 5].into_iter().chain([good; 10]));
             let edge = Edge { after: Some(second(5)), by: second(6) };
-            assert_eq!(healed.healed(&limits, Timestamp::EPOCH), Some(edge), "{expected}");
+            assert_eq!(healed.healed(&limits, Timestamp::EPOCH, None), Some(edge), "{expected}");
         }
     }
 
@@ -543,9 +556,12 @@ mod tests {
         };
         let refused = [Some(false); 5].map(one);
         let untested = deliveries(refused.into_iter().chain([None; 20].map(one)));
-        assert_eq!(untested.healed(&limits, Timestamp::EPOCH), None, "nobody has logged in since");
+        assert_eq!(untested.healed(&limits, Timestamp::EPOCH, None), None, "nobody has logged in since");
         let tested = deliveries(refused.into_iter().chain([Some(true)].map(one)).chain([None; 9].map(one)));
-        assert_eq!(tested.healed(&limits, Timestamp::EPOCH), Some(Edge { after: Some(second(5)), by: second(6) }));
+        assert_eq!(
+            tested.healed(&limits, Timestamp::EPOCH, None),
+            Some(Edge { after: Some(second(5)), by: second(6) })
+        );
     }
 
     #[test]

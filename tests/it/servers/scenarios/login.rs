@@ -51,7 +51,8 @@ fn only_logins_fail(stage: &Stage, story: &str, breaks: impl FnOnce(), mends: im
 
 #[test]
 fn a_broker_that_lets_nobody_in_still_delivers_to_who_is_in() {
-    let (broker, strict) = (["geheim", "anders"]).map(|password| Mosquitto::start(Users::Named(&[("probe", password)]), "")).into();
+    let (broker, strict) =
+        (["geheim", "anders"]).map(|password| Mosquitto::start(Users::Named(&[("probe", password)]), "")).into();
     let (broker, strict): (Mosquitto, Mosquitto) = (broker, strict);
     // mosquitto ends sessions whose password was changed, so new ones are led to one that knows another.
     let front = Proxy::start(broker.address);

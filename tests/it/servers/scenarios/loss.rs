@@ -79,12 +79,21 @@ fn silent_loss(stage: &Stage, story: &str, set: impl Fn(Rates), release: impl Fn
     until("none is lost any more", || stage.number("SELECT sum(messages_lost) FROM observations") == 0);
     let after: Vec<f64> = numbers(&stage.row(today));
     println!("{story}: lost, late and availability {before:?}, then {after:?}");
+    println!(
+        "{:#?}",
+        stage
+            .place
+            .query("SELECT at || ' ' || fate || ' ' || latency_ms || ' ' || duration_ms FROM observations ORDER BY id")
+    );
     assert!(after[0] == 0.0 && after[1] >= booked as f64 && after[2] > before[2], "{before:?} {after:?}");
     assert!((after[2] - 1.0).abs() < 1e-9, "what is late has arrived: {after:?}");
     let lines = stage.place.query("SELECT text FROM incident_timeline WHERE entry = 'corrected'");
     println!("{lines:#?}");
     assert!(lines.len() >= 3, "{lines:?}");
-    assert!(lines.iter().all(|l| l.contains(" arrived after all, after ") && l.ends_with("late, not lost")), "{lines:?}");
+    assert!(
+        lines.iter().all(|l| l.contains(" arrived after all, after ") && l.ends_with("late, not lost")),
+        "{lines:?}"
+    );
     assert_eq!(stage.number("SELECT sum(duplicates) + sum(reordered > 1) FROM observations"), 0);
     stage.is_one_incident("down");
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());

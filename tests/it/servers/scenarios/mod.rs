@@ -37,7 +37,9 @@ struct MailSystem {
 
 impl MailSystem {
     fn start() -> Self {
-        let dovecot = Dovecot::start();
+        // dovecot makes an address wait that failed before: what is looked at here is the refusal itself.
+        let dovecot =
+            Dovecot::start_with("service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}");
         let proxy = LmtpProxy::start(dovecot.lmtp, 1, Rates::default());
         let postfix = Postfix::start_with(&format!(
             "virtual_transport = lmtp:inet:{}\nsmtp_line_length_limit = 0\nlmtp_line_length_limit = 0\n\
@@ -148,9 +150,9 @@ impl Stage {
     /// The whole story from beginning to end is one incident, told once each time, by all accounts of it.
     fn is_one_incident(&self, severity: &str) {
         let all = self.place.json(&["incidents"]);
-        let incidents = all["incidents"].as_array().expect("a list").clone();
+        let incidents = all.as_array().expect("a list").clone();
         assert_eq!(incidents.len(), 1, "{all}");
-        assert_eq!((&incidents[0]["worst"], &incidents[0]["state"]), (&severity.into(), &"closed".into()), "{all}");
+        assert_eq!((&incidents[0]["worst"], &incidents[0]["open"]), (&severity.into(), &false.into()), "{all}");
         let outbox = self.place.query("SELECT channel || ' ' || kind || ' ' || state FROM outbox ORDER BY id");
         assert_eq!(outbox.len(), self.kinds().len() * 2, "{outbox:?}");
         assert!(outbox.iter().all(|row| row.ends_with(" delivered")), "{outbox:?}");
@@ -160,6 +162,19 @@ impl Stage {
         let status = self.place.json(&["status"]);
         let states: Vec<&Value> = status["checks"].as_array().expect("a list").iter().map(|c| &c["state"]).collect();
         assert!(states.iter().all(|state| *state == "up"), "{status}");
+    }
+}
+
+impl Drop for Stage {
+    /// Of a test that fails, what the store holds tells why.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let seen = "SELECT at || ' ' || check_name || ' ' || outcome || ' ' || coalesce(fate, '-') || ' ' || \
+                        coalesce(duplicates, 0) || ' ' || coalesce(login, '-') || ' ' || latency_ms || ' ' || \
+                        coalesce(reason, '') FROM observations ORDER BY id";
+            let story = "SELECT at || ' ' || entry || ' ' || text FROM incident_timeline";
+            eprintln!("{:#?}\n{:#?}\n{:?}", self.place.query(seen), self.place.query(story), self.subjects());
+        }
     }
 }
 

@@ -18,7 +18,7 @@ const PLAN: &str = "xxx.xx.xxxxxxx.xxxx..xxxxxx.xxxxx.xxxx..xxxxxx.xxx";
 fn six_minutes_are_one_outage_told_from_its_true_start() {
     let broker = Mosquitto::start(Users::Anyone, "");
     let front = Proxy::start(broker.address);
-    let side = |address| format!("{{ mqtt: {{ url: 'mqtt://{address}', topic: t }} }}");
+    let side = |address| format!("{{ mqtt: {{ url: 'mqtt://{address}', topic: t, version: 5 }} }}");
     let (send, receive) = (side(front.address), side(broker.address));
     let check = format!("delivery: {{ send: {send}, receive: {receive}, slow: 5s, lost_after: 30s }}");
     let defaults = "every: 1s, timeout: 1s, outage: { confirm_every: 300ms }";
@@ -35,7 +35,7 @@ fn six_minutes_are_one_outage_told_from_its_true_start() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 
     // Five in a row make it down; what came through in between makes it neither younger nor several.
-    assert_eq!(stage.row("SELECT worst || ' ' || phase FROM incident_checks"), "down connect");
+    assert_eq!(stage.row("SELECT worst || ' ' || phase FROM incident_checks"), "down login");
     let failed = "FROM observations WHERE outcome = 'failed'";
     let planned = PLAN.chars().filter(|c| *c == 'x').count() as u64;
     assert_eq!(stage.number(&format!("SELECT count(*) {failed}")), planned);
