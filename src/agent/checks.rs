@@ -110,12 +110,24 @@ fn attempts_within(limits: &str) -> usize {
 struct Due {
     at: Timestamp,
     instant: Instant,
+    /// To confirm a suspicion or a recovery: how soon the next one is wanted, too.
+    confirms: Option<Duration>,
 }
 
 impl Due {
     fn new(at: Timestamp) -> Self {
-        Self { at, instant: clock::instant() + at.since(clock::now()) }
+        Self { at, instant: clock::instant() + at.since(clock::now()), confirms: None }
     }
+
+    fn at_once(at: Timestamp) -> Self {
+        Self { at, instant: clock::instant(), confirms: None }
+    }
+}
+
+/// Whether a run that was planned for `at` when the one at `ran` began is made late, now that it has ended: when that
+/// outlasted its interval by a little, as one does that waits until the next is due. By more, it is left out.
+fn is_caught_up_with(ran: Timestamp, at: Timestamp, now: Timestamp) -> bool {
+    at <= now && now.since(at) < at.since(ran) / 2
 }
 
 /// Writes down what a check is about to send.
@@ -218,7 +230,7 @@ impl Runner {
                 }
                 Err(_) => {
                     tracing::error!(check = %self.check.name, "a bug in bongsu stopped this check; it goes on in a moment");
-                    due = Due { at: clock::now() + BUG_PAUSE, instant: clock::instant() + BUG_PAUSE };
+                    due = Due::new(clock::now() + BUG_PAUSE);
                 }
             }
         }
@@ -227,7 +239,7 @@ impl Runner {
     /// Waits until the check is due and asks; returns when the next attempt is due. The asking has a box of its own,
     /// so that a sleeping check, which most are most of the time, holds only what sleeping needs.
     async fn step(&self, due: Due, second: Option<Timestamp>, asking: &AtomicBool) -> Option<Due> {
-        self.look_after(due).await;
+        let due = self.look_after(due).await;
         asking.store(true, Ordering::Relaxed);
         Box::pin(self.ask(due, second)).await
     }
@@ -243,7 +255,7 @@ impl Runner {
             at: now,
             settings: self.check.settings.clone(),
             explain: false,
-            wait_max: regular.map(|at| at.since(now)),
+            wait_max: regular.map(|at| at.since(now)).into_iter().chain(due.confirms).min(),
         };
         let limit = self.check.ask.deadline(&self.check.settings) + DEADLINE_SLACK;
         let answer = tokio::time::timeout(limit, self.check.ask.attempt(context)).await;
@@ -259,8 +271,13 @@ impl Runner {
         let pace = self.tell(event).await;
         match pace {
             // An attempt that took longer than the pause leaves none; that is not the agent being late.
-            Pace::Confirm(every) => {
-                Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
+            Pace::Confirm(every) => Some(Due {
+                at: (now + every).max(clock::now()),
+                instant: (begun + every).max(clock::instant()),
+                confirms: Some(every),
+            }),
+            Pace::Regular if regular.is_some_and(|at| is_caught_up_with(now, at, clock::now())) => {
+                regular.map(Due::at_once)
             }
             // Asked anew: the attempt may have outlasted its interval, or the clock been set meanwhile.
             Pace::Regular => self.regular(due, second),
@@ -285,29 +302,32 @@ impl Runner {
     }
 
     /// Sleeps until the check is due; meanwhile tells what comes to light about earlier attempts. A correction that
-    /// makes the check suspect brings the next attempt forward.
-    async fn look_after(&self, due: Due) {
+    /// makes the check suspect brings the next attempt forward. Returns when it was due in the end.
+    async fn look_after(&self, due: Due) -> Due {
         let mut due = due;
         let mut outstanding = true;
         loop {
             let sleep = self.sleep(due);
             if !outstanding {
-                return sleep.await;
+                sleep.await;
+                return due;
             }
             tokio::select! {
-                () = sleep => return,
+                // What is known already is told before the next attempt, however short the pause.
+                biased;
                 correction = self.check.ask.afterwards() => match correction {
                     Some(correction) => {
                         let event = Event::Corrected { check: self.check.name.clone(), correction };
                         if let Pace::Confirm(every) = Box::pin(self.tell(event)).await {
                             let sooner = clock::instant() + every;
                             if sooner < due.instant {
-                                due = Due { at: clock::now() + every, instant: sooner };
+                                due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every) };
                             }
                         }
                     }
                     None => outstanding = false,
                 },
+                () = sleep => return due,
             }
         }
     }
@@ -341,6 +361,17 @@ mod tests {
 
     fn second(n: i64) -> Timestamp {
         Timestamp::from_millis(1_000 * n)
+    }
+
+    #[test]
+    fn an_attempt_that_waited_until_the_next_one_is_due_does_not_cost_it() {
+        let at = |ms: i64| Timestamp::from_millis(ms);
+        // The interval is ten seconds: the clock when the attempt ended, and whether the next one is made at once.
+        for (ended, expected) in
+            [(9_999, false), (10_000, true), (10_002, true), (14_999, true), (15_000, false), (60_000, false)]
+        {
+            assert_eq!(is_caught_up_with(at(0), at(10_000), at(ended)), expected, "{ended}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! With `sessions: fresh`, both sides log in anew for each attempt; the receiving session lingers after it, so that
 //! late and further copies are seen, and the next attempt reads it out and closes it once its own is open. With
 //! `sessions: kept`, both stay open; one that broke is opened anew and that is told as a reconnection; and every
-//! `login_every` a login is made for its own sake, so that refused logins are told apart from a broken delivery.
+//! `login_every`, and whenever a message is absent, a login is made for its own sake, so that refused logins are told
+//! apart from a broken delivery.
 //!
 //! Retained, old and forged messages, and those of strangers, never count as an arrival. Duplicates, foreign messages
 //! and inversions are facts of the observation and never fail it.

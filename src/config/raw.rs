@@ -152,7 +152,8 @@ pub(super) struct RawOutage {
     /// How soon a suspect check is asked again; by default a tenth of its interval, between 1s and 1m.
     #[serde(default)]
     pub confirm_every: Option<TimeSpan>,
-    /// Good observations in a row that end an outage; 2 by default.
+    /// Good observations in a row that end an outage; 2 by default. More are awaited where single ones came through
+    /// all the while.
     #[serde(default)]
     pub recoveries: Option<u32>,
 }

@@ -15,6 +15,7 @@ use std::{
 
 use crate::{
     alert::{ChannelPlan, Message, MessageId, Route, message::Attempted, plan},
+    delivery::ledger,
     detect::{Change, Memory, Pace, State, Thresholds, Track, Trouble},
     incident::{Acknowledgement, Entry, Incident, IncidentId, TimelineEntry, lifecycle::Lines},
     observation::{Correction, Flight, Observation, one_line},
@@ -334,15 +335,12 @@ impl Core {
         let (Some(tracked), Some(plan)) = (self.tracks.get_mut(&check), self.plan.checks.get(&check)) else {
             return;
         };
+        let missed = tracked.track.window.missing(correction.observed_at);
         let changes = tracked.track.correct(&plan.thresholds, &correction);
         self.store_state(&check, commit);
-        if let Some(id) = self.incident_of(&check) {
-            let text = format!(
-                "{check}: the message of {} is {} after all",
-                correction.observed_at.to_seconds_text(),
-                correction.delivery.fate.as_str()
-            );
-            self.write_lines(now, id, vec![(Entry::Corrected, text)], commit);
+        let text = ledger::arrived_after_all(missed, &correction);
+        if let (Some(id), Some(text)) = (self.incident_of(&check), text) {
+            self.write_lines(now, id, vec![(Entry::Corrected, format!("{check}: {text}"))], commit);
         }
         commit.correction = Some((check.clone(), correction));
         self.apply(now, &check, changes, commit);

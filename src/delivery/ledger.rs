@@ -23,7 +23,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use self::entry::{Answer, Arrival, Batch, Copied, Entry, Sight};
-pub use self::judge::shown;
+pub use self::judge::{arrived_after_all, shown};
 use super::{CheckKey, Identity};
 use crate::{
     observation::{Accept, Correction, Delivery, Fate, Flight, Integrity, Login, Outcome, Reason, Reconnection},
@@ -293,27 +293,17 @@ impl Ledger {
 
     /// Nobody listens any more, for this reason: from now on, the absence of what is pending proves nothing.
     pub fn blind(&mut self, now: Instant, reason: &Reason) {
+        let is_pending = |e: &Entry| e.fate(&self.terms, now) == Fate::Pending && !matches!(e.sight, Sight::Blind(_));
         for batch in &mut self.batches {
-            for entry in &mut batch.entries {
-                if entry.fate(&self.terms, now) == Fate::Pending && !matches!(entry.sight, Sight::Blind(_)) {
-                    entry.sight = Sight::Blind(reason.clone());
-                    batch.touched = true;
-                }
-            }
-            batch.due = batch.next_horizon(&self.terms, now);
+            batch.see(&self.terms, now, is_pending, &Sight::Blind(reason.clone()));
         }
     }
 
     /// Somebody looks again into a mailbox that has kept what came meanwhile: what is absent there is absent.
     pub fn look_again(&mut self, now: Instant) {
+        let was_blind = |e: &Entry| matches!(e.sight, Sight::Blind(_));
         for batch in &mut self.batches {
-            for entry in &mut batch.entries {
-                if matches!(entry.sight, Sight::Blind(_)) {
-                    entry.sight = Sight::Until(now + LOOK_AGAIN);
-                    batch.touched = true;
-                }
-            }
-            batch.due = batch.next_horizon(&self.terms, now);
+            batch.see(&self.terms, now, was_blind, &Sight::Until(now + LOOK_AGAIN));
         }
     }
 

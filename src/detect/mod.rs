@@ -4,10 +4,10 @@
 //! memory: the latest samples in [`Window`], and in [`Memory`] what must survive a restart.
 //!
 //! One bad observation makes a check `suspect`; it is then asked again at `confirm_every` until `failures` in a row
-//! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage. Slow answers, losses and
-//! duplicates over a window make it `degraded`, once chance is ruled out (see [`window`]). An `unknown` observation
-//! is neither good nor bad. Of a check with several accounts, those that fail while others work are told as a share
-//! (see [`accounts`]).
+//! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage; where some came through all
+//! the while, so many that chance is ruled out. Slow answers, losses and duplicates over a window make it `degraded`,
+//! likewise (see [`window`]). An `unknown` observation is neither good nor bad. Of a check with several accounts, those
+//! that fail while others work are told as a share (see [`accounts`]).
 
 pub mod accounts;
 pub mod flapping;
@@ -290,7 +290,7 @@ impl Track {
     }
 
     fn bad(&mut self, thresholds: &Thresholds, at: Timestamp, reason: Option<&Reason>, changes: &mut Vec<Change>) {
-        let memory = &mut self.memory;
+        let (memory, window) = (&mut self.memory, &self.window);
         let was_good = memory.good.count;
         memory.blind = 0;
         memory.good = Run::default();
@@ -319,8 +319,11 @@ impl Track {
                 changes.push(Change::Worsened { reason });
             }
             None if confirmed => {
-                let started =
+                let run =
                     Edge { after: memory.last_good.filter(|good| *good < memory.bad.first), by: memory.bad.first };
+                // Single attempts that came through do not make it younger.
+                let failing_since = window.failing_since(&thresholds.degraded, memory.judged_since);
+                let started = failing_since.filter(|since| since.by < run.by).unwrap_or(run);
                 let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.clone() };
                 memory.trouble = Some(trouble.clone());
                 self.enter(State::Down, at);
@@ -348,7 +351,9 @@ impl Track {
         memory.good.slow += u32::from(outcome == Outcome::Slow);
         memory.last_good = Some(memory.last_good.map_or(at, |last| last.max(at)));
         match self.severity() {
-            Some(Severity::Down) if self.memory.good.count < thresholds.recoveries => self.enter(State::Down, at),
+            Some(Severity::Down) if self.memory.good.count < self.recoveries(thresholds) => {
+                self.enter(State::Down, at);
+            }
             Some(Severity::Down) if self.memory.flapping => self.enter(State::Up, at),
             Some(Severity::Down) => self.recover(thresholds, at, changes),
             Some(Severity::Degraded) => {
@@ -362,7 +367,14 @@ impl Track {
         }
     }
 
-    /// An outage is over: `recoveries` good observations have come. When most of them were slow, the service is
+    /// Good observations in a row that end this outage: as many as are asked for, and more when single ones came
+    /// through all the while, so that a few of them in a row are no recovery yet.
+    fn recoveries(&self, thresholds: &Thresholds) -> u32 {
+        let Memory { judged_since, good, .. } = &self.memory;
+        thresholds.recoveries.max(self.window.good_run_needed(&thresholds.degraded, *judged_since, good.first))
+    }
+
+    /// An outage is over: enough good observations have come. When most of them were slow, the service is
     /// back but degraded; so it is when accounts have failed since.
     fn recover(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
         let memory = &mut self.memory;
@@ -401,6 +413,7 @@ impl Track {
         }
         let limits = &thresholds.degraded;
         let by_account = self.memory.accounts.judge(limits.accounts);
+        let is_by_account = by_account.is_some();
         let verdict = by_account.or_else(|| self.window.judge(limits, self.memory.judged_since, reason));
         match (verdict, self.memory.trouble.as_ref()) {
             (Some(offence), None) => {
@@ -411,17 +424,25 @@ impl Track {
                 self.enter(State::Degraded, at);
                 changes.push(Change::Began(trouble));
             }
-            (Some(offence), Some(_)) => self.memory.last_bad = Some(offence.last),
-            (None, Some(_)) => {
-                let Some(edge) = self.window.healed(limits, self.memory.judged_since) else { return };
-                let edge = self.memory.accounts.healed(edge);
-                self.memory.trouble = None;
-                self.memory.judged_since = edge.by;
-                self.enter(State::Up, at);
-                changes.push(Change::Ended(edge));
+            (Some(offence), Some(trouble)) => {
+                let began = Some(trouble.started.by).filter(|_| !is_by_account);
+                self.memory.last_bad = Some(offence.last);
+                if began.is_some() {
+                    self.heal(limits, at, began, changes);
+                }
             }
+            (None, Some(_)) => self.heal(limits, at, None, changes),
             (None, None) => {}
         }
+    }
+
+    fn heal(&mut self, limits: &Degraded, at: Timestamp, offends_since: Option<Timestamp>, changes: &mut Vec<Change>) {
+        let Some(edge) = self.window.healed(limits, self.memory.judged_since, offends_since) else { return };
+        let edge = self.memory.accounts.healed(edge);
+        self.memory.trouble = None;
+        self.memory.judged_since = edge.by;
+        self.enter(State::Up, at);
+        changes.push(Change::Ended(edge));
     }
 
     fn flap(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     observation::{Correction, Kind, Outcome, Reason, to_ms},
-    value::{TimeSpan, Timestamp},
+    value::{Ratio, TimeSpan, Timestamp},
 };
 
 /// Most samples kept, whatever the window: ten minutes at two a second.
@@ -83,6 +83,12 @@ impl Window {
         let was = sample.outcome;
         sample.correct(correction);
         Some(was)
+    }
+
+    /// How many messages of the attempt that began then are missing, as far as is known.
+    pub fn missing(&self, at: Timestamp) -> Option<u32> {
+        let sample = self.samples.iter().rev().find(|s| s.at == at)?;
+        sample.messages.as_ref().map(|m| m.missing)
     }
 
     /// Sets a sample aside, or takes it back; returns how it was before.
@@ -152,9 +158,8 @@ impl Window {
                 && binomial_tail(c.bad as usize, c.all as usize, max.0) <= share.chance_max
         })?;
         let text = format!("{} of the last {} {} (limit {max})", count.bad, count.all, share.words);
-        let offends = |(count, _): &&(Count, &Sample)| count.bad > 0;
-        let first = counted.iter().find(offends)?.1.at;
-        let last = counted.iter().rev().find(offends)?.1.at;
+        let first = onset(counted.iter().rev().map(|(count, s)| (*count, s.at)), max)?;
+        let last = counted.iter().rev().find(|(count, _)| count.bad > 0)?.1.at;
         let started = Edge { after: self.before(first), by: first };
         Some(Offence { started, last, reason: Reason::new(share.phase, share.kind, text) })
     }
@@ -181,13 +186,34 @@ impl Window {
         Some(Offence { started, last, reason: Reason::new(quantile.phase, Kind::Slow, text) })
     }
 
+    /// The beginning of the failures that go on at the newest sample, also where some attempts between them came
+    /// through: from the last sample before them to the first of them. `None` where no share of losses is looked at.
+    pub fn failing_since(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+        let samples = self.judged(limits.window, since);
+        let first = onset(samples.iter().rev().map(|s| (failed(s), s.at)), limits.loss?)?;
+        Some(Edge { after: self.before(first), by: first })
+    }
+
+    /// How many good samples in a row, from `run_from` on, show that the failures before them are over: so many that
+    /// they are no chance, given how many came through between those. 0 when none did, or where no share of losses is
+    /// looked at.
+    pub fn good_run_needed(&self, limits: &Degraded, since: Timestamp, run_from: Timestamp) -> u32 {
+        let Some(max) = limits.loss else { return 0 };
+        let mut samples = self.judged(limits.window, since);
+        samples.retain(|s| s.at < run_from);
+        let Some(first) = onset(samples.iter().rev().map(|s| (failed(s), s.at)), max) else { return 0 };
+        let failing = samples.iter().filter(|s| s.at >= first);
+        run_beyond_chance(failing.map(|s| s.outcome != Outcome::Failed)).min(HEALED_RUN) as u32
+    }
+
     fn before(&self, at: Timestamp) -> Option<Timestamp> {
         self.samples.iter().rev().find(|s| s.at < at && s.outcome != Outcome::Unknown).map(|s| s.at)
     }
 
     /// The end of a degradation, when the latest [`HEALED_RUN`] samples (or all since `since`, when the window holds
-    /// fewer) are fine.
-    pub fn healed(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+    /// fewer) are fine. While the window still offends, by what began at `offends_since`, as many are asked for as are
+    /// no chance: when all went wrong until then, its end need not wait until the window has forgotten that.
+    pub fn healed(&self, limits: &Degraded, since: Timestamp, offends_since: Option<Timestamp>) -> Option<Edge> {
         let samples = self.judged(limits.window, since);
         let (shares, quantiles) = (shares(limits), quantiles(limits));
         let mut refused = false;
@@ -204,12 +230,58 @@ impl Window {
             })
             .collect();
         let run = fine.iter().rev().take_while(|fine| **fine).count();
-        if run == 0 || run < HEALED_RUN.min(samples.len()) {
+        let needed = match offends_since {
+            None => HEALED_RUN.min(samples.len()),
+            Some(began) => {
+                let before = samples.iter().zip(&fine).take(samples.len() - run).filter(|(s, _)| s.at >= began);
+                HEALED_RUN.max(run_beyond_chance(before.map(|(_, fine)| *fine)))
+            }
+        };
+        if run == 0 || run < needed {
             return None;
         }
         let by = samples[samples.len() - run].at;
         Some(Edge { after: self.before(by), by })
     }
+}
+
+/// How many good ones in a row are no chance, given these before them; 0 when there was none among those.
+fn run_beyond_chance(before: impl Iterator<Item = bool>) -> usize {
+    let (good, all) = before.fold((0_u32, 0_u32), |(good, all), fine| (good + u32::from(fine), all + 1));
+    if good == 0 {
+        return 0;
+    }
+    let share = f64::from(good) / f64::from(all);
+    // Nobody waits for more than the window holds; a share of one never gets there.
+    (CHANCE_SLOW_MAX.ln() / share.ln()).ceil().clamp(1.0, SAMPLES_MAX as f64 + 1.0) as usize
+}
+
+fn failed(s: &Sample) -> Count {
+    Count { bad: u32::from(s.outcome == Outcome::Failed), all: 1 }
+}
+
+/// When a share began to be too high, of samples from the newest backwards: the bad one since which they are least
+/// likely under the share that is allowed (the likelihood ratio of a change at that point). A single one long before
+/// is not part of it, while good ones in between are no end of it.
+fn onset(newest_first: impl Iterator<Item = (Count, Timestamp)>, max: Ratio) -> Option<Timestamp> {
+    // A share of nothing or of all has no logarithm.
+    let allowed = max.0.clamp(1e-6, 1.0 - 1e-6);
+    let mut sum = Count::default();
+    let mut best: Option<(f64, Timestamp)> = None;
+    for (count, at) in newest_first {
+        sum = Count { bad: sum.bad.saturating_add(count.bad), all: sum.all.saturating_add(count.all) };
+        if count.bad == 0 {
+            continue;
+        }
+        let share = f64::from(sum.bad) / f64::from(sum.all);
+        let good = f64::from(sum.all - sum.bad.min(sum.all));
+        let of_good = if good > 0.0 { good * ((1.0 - share) / (1.0 - allowed)).ln() } else { 0.0 };
+        let ratio = f64::from(sum.bad) * (share / allowed).ln() + of_good;
+        if best.is_none_or(|(most, _)| ratio >= most) {
+            best = Some((ratio, at));
+        }
+    }
+    best.map(|(_, at)| at)
 }
 
 /// The lengths of the recent past that are judged: one sample (which may be a burst of messages), then 5, 10, 20 …
@@ -322,8 +394,8 @@ mod tests {
     #[test]
     fn it_ends_with_the_first_good_sample_of_a_long_enough_run() {
         let limits = Thresholds::default().degraded;
-        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH), None);
-        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH);
+        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH, None), None);
+        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH, None);
         assert_eq!(edge, Some(Edge { after: Some(second(6)), by: second(7) }));
     }
 
@@ -441,10 +513,10 @@ mod tests {
             // It heals once as many good ones have come as are asked for.
             let good = (Outcome::Ok, Messages { login: messages.login.map(|_| true), ..one });
             let healing = deliveries([(outcome, messages); 5].into_iter().chain([good; 9]));
-            assert_eq!(healing.healed(&limits, Timestamp::EPOCH), None, "{expected}");
+            assert_eq!(healing.healed(&limits, Timestamp::EPOCH, None), None, "{expected}");
             let healed = deliveries([(outcome, messages); 5].into_iter().chain([good; 10]));
             let edge = Edge { after: Some(second(5)), by: second(6) };
-            assert_eq!(healed.healed(&limits, Timestamp::EPOCH), Some(edge), "{expected}");
+            assert_eq!(healed.healed(&limits, Timestamp::EPOCH, None), Some(edge), "{expected}");
         }
     }
 
@@ -484,9 +556,12 @@ mod tests {
         };
         let refused = [Some(false); 5].map(one);
         let untested = deliveries(refused.into_iter().chain([None; 20].map(one)));
-        assert_eq!(untested.healed(&limits, Timestamp::EPOCH), None, "nobody has logged in since");
+        assert_eq!(untested.healed(&limits, Timestamp::EPOCH, None), None, "nobody has logged in since");
         let tested = deliveries(refused.into_iter().chain([Some(true)].map(one)).chain([None; 9].map(one)));
-        assert_eq!(tested.healed(&limits, Timestamp::EPOCH), Some(Edge { after: Some(second(5)), by: second(6) }));
+        assert_eq!(
+            tested.healed(&limits, Timestamp::EPOCH, None),
+            Some(Edge { after: Some(second(5)), by: second(6) })
+        );
     }
 
     #[test]

@@ -60,6 +60,7 @@ impl Dovecot {
         let mail = dir.join("mail");
         fs::create_dir(&mail).expect("own directory");
         super::mosquitto::open_to_all(&certificate);
+        super::mosquitto::open_to_all(&write(&dir, "refused", ""));
         open_dir(&mail);
         let quota = quota(&dir, full);
         let conf = write(&dir, "d.conf", &format!("{quota}{}{more}\n", configuration(&dir, ports)));
@@ -129,6 +130,15 @@ impl Dovecot {
             assert!(begun.elapsed() < ARRIVAL_MAX, "{} of {count} mails:\n{}", mails.len(), self.server.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Refuses new logins of these users from now on; sessions that are open go on.
+    pub fn refuse(&self, users: &[&str]) {
+        let lines: String = users.iter().map(|user| format!("{user}:\n")).collect();
+        // Put in place at once: a file that is half written would let somebody in.
+        let new = write(&self.dir, "refused.new", &lines);
+        super::mosquitto::open_to_all(&new);
+        fs::rename(new, self.dir.join("refused")).expect("own directory");
     }
 
     /// Moves the oldest mail of a folder into another one, as a spam filter does.
@@ -237,6 +247,11 @@ default_login_user = nobody
 default_internal_group = nogroup
 auth_failure_delay = 0
 mail_max_userip_connections = 100
+passdb {{
+  driver = passwd-file
+  deny = yes
+  args = username_format=%n {dir}/refused
+}}
 passdb {{
   driver = static
   args = password={PASSWORD}

@@ -48,7 +48,7 @@ enum Sessions {
     /// Both sides log in anew for each attempt.
     #[default]
     Fresh,
-    /// Both sides stay logged in; a login is made for its own sake every `login_every`.
+    /// Both sides stay logged in; a login is made for its own sake every `login_every`, and when a message is absent.
     Kept,
 }
 

@@ -176,11 +176,12 @@ impl DeliveryAsk {
         Ok(session)
     }
 
-    /// A login on each side for its own sake, when one is due; one that was refused is tried again at each attempt.
+    /// A login on each side for its own sake, when one is due; one that was refused is tried again at each attempt, and
+    /// beside a message that is absent one shows whether it is the sessions or the server.
     pub(super) async fn log_in(&self, state: &mut State, context: &Context, now: Instant) -> Option<Login> {
         let every = self.manner.login_every.filter(|_| self.manner.kept)?;
         let is_due = |(at, ok): (Instant, bool)| !ok || now.saturating_duration_since(at) >= every;
-        if !state.login.is_none_or(is_due) {
+        if !state.login.is_none_or(is_due) && state.ledger.is_settled(context.at) {
             return None;
         }
         let timeout = context.settings.timeout;

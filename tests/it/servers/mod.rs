@@ -12,6 +12,7 @@ mod mangling;
 mod mqtt;
 mod pop3;
 mod receiving;
+mod scenarios;
 mod smtp;
 mod tls_tcp;
 mod websocket;

@@ -1,0 +1,1 @@
+//! The mails of an incident, as their reader finds them.
