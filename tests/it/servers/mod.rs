@@ -5,6 +5,7 @@ mod delivery;
 mod dns;
 mod email;
 mod http;
+mod icmp;
 mod imap;
 mod lmtp;
 mod mangling;
