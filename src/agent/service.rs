@@ -66,8 +66,8 @@ impl Standing {
 impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.checks, if self.checks == 1 { "check" } else { "checks" })?;
-        let told = TOLD.iter().zip(self.states).filter(|(_, count)| *count > 0);
-        told.map(|(state, count)| write!(f, ", {count} {}", state.as_str())).collect()
+        let mut told = TOLD.iter().zip(self.states).filter(|(_, count)| *count > 0);
+        told.try_for_each(|(state, count)| write!(f, ", {count} {}", state.as_str()))
     }
 }
 

@@ -14,5 +14,6 @@ mod pop3;
 mod receiving;
 mod smtp;
 mod tls_tcp;
+mod unit;
 mod websocket;
 mod whole;
