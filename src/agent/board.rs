@@ -10,12 +10,15 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::heart::{self, Job};
+use super::{
+    heart::{self, Job},
+    pulse::Beat,
+};
 use crate::{
     alert::{Message, MessageId, MessageState, message::Attempted, outbox},
     decide::Event,
     incident::IncidentId,
-    notify::worker::Queue,
+    notify::worker::{self, Queue},
     telemetry::Telemetry,
     value::{Name, Timestamp},
 };
@@ -90,19 +93,29 @@ pub(crate) struct Line {
     board: Arc<Board>,
     jobs: mpsc::Sender<Job>,
     telemetry: Arc<Telemetry>,
+    beat: Beat,
 }
 
 impl Line {
-    pub(crate) fn new(channel: Name, board: Arc<Board>, jobs: mpsc::Sender<Job>, telemetry: Arc<Telemetry>) -> Self {
-        Self { channel, board, jobs, telemetry }
+    pub(crate) fn new(
+        channel: Name,
+        board: Arc<Board>,
+        jobs: mpsc::Sender<Job>,
+        telemetry: Arc<Telemetry>,
+        beat: Beat,
+    ) -> Self {
+        Self { channel, board, jobs, telemetry, beat }
     }
 }
 
 impl Queue for Line {
     fn due(&self, now: Timestamp) -> Option<Message> {
-        self.board.first_of_each(&self.channel, |firsts| {
+        let message = self.board.first_of_each(&self.channel, |firsts| {
             firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
-        })
+        });
+        // By then the loop has told what came of the message, or looks again.
+        self.beat.within(if message.is_some() { worker::DELIVERY_MAX } else { worker::SLEEP_MAX });
+        message
     }
 
     fn next_due(&self) -> Option<Timestamp> {
@@ -112,7 +125,8 @@ impl Queue for Line {
     async fn attempted(&self, id: MessageId, result: Attempted) {
         self.telemetry.notified(&self.channel, &result);
         let event = Event::Attempted { message: id, result };
-        if let Err(error) = heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
+        let asked = heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) });
+        if let Err(error) = self.beat.kept(asked).await {
             tracing::warn!(channel = %self.channel, message = %id, %error, "the result of a delivery is not stored");
         }
     }

@@ -16,7 +16,10 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::heart::{self, Job, Reply};
+use super::{
+    heart::{self, Job, Reply},
+    pulse::Beat,
+};
 use crate::{
     check::{Check, Context, Journal, Lane, Past},
     clock,
@@ -58,6 +61,9 @@ const CLOSE_MAX: Duration = Duration::from_millis(2_500);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
 const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
+
+/// Longest a check may take to begin: what it takes up of an earlier run is at most what it had sent within its horizon.
+pub(crate) const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 /// By how much a timer may fire before the wall clock shows its time. A run that lies further in the future than this
 /// was planned under a clock that has been set back since.
@@ -155,6 +161,7 @@ pub(crate) struct Runner {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) beat: Beat,
 }
 
 impl Runner {
@@ -169,6 +176,7 @@ impl Runner {
         if begun {
             self.ask_until(first, &mut stop).await;
         }
+        self.beat.within(CLOSE_MAX);
         if tokio::time::timeout(CLOSE_MAX, self.check.ask.close()).await.is_err() {
             tracing::debug!(check = %self.check.name, "its sessions did not end in time");
         }
@@ -180,7 +188,8 @@ impl Runner {
             return;
         }
         let name = self.check.name.clone();
-        let resumed = match heart::ask(&self.jobs, |reply| Job::Resume { check: name, reply }).await {
+        let asked = heart::ask(&self.jobs, |reply| Job::Resume { check: name, reply });
+        let resumed = match self.beat.kept(asked).await {
             Ok(Reply::Resumed(Ok(resumed))) => resumed,
             Ok(Reply::Resumed(Err(error))) => {
                 tracing::error!(check = %self.check.name, error, "what it goes on from cannot be read; it starts anew");
@@ -196,8 +205,10 @@ impl Runner {
             journal: Some(journal),
             lane: Lane::default(),
         };
+        self.beat.within(BEGIN_MAX);
         for observation in self.check.ask.resume(past).await {
             let event = Event::Observed { check: self.check.name.clone(), observation };
+            self.beat.within(PACE_MAX);
             let _ = self.tell(event).await;
         }
     }
@@ -246,7 +257,8 @@ impl Runner {
 
     /// One attempt with what belongs to it.
     async fn ask(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
-        let Ok(permit) = self.permits.acquire().await else { return None };
+        // Others hold the permits, each for no longer than it has promised.
+        let Ok(permit) = self.beat.kept(self.permits.acquire()).await else { return None };
         let (now, begun) = (clock::now(), clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
         let regular = next_run(&self.check.schedule, &self.check.name, now, due.at, second);
@@ -258,6 +270,7 @@ impl Runner {
             wait_max: regular.map(|at| at.since(now)).into_iter().chain(due.confirms).min(),
         };
         let limit = self.check.ask.deadline(&self.check.settings) + DEADLINE_SLACK;
+        self.beat.within(limit + PACE_MAX);
         let answer = tokio::time::timeout(limit, self.check.ask.attempt(context)).await;
         let Ok(answer) = answer else {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
@@ -334,7 +347,10 @@ impl Runner {
 
     async fn sleep(&self, due: Due) {
         match self.check.schedule {
-            Schedule::Every(_) => tokio::time::sleep_until(due.instant.into()).await,
+            Schedule::Every(_) => {
+                self.beat.until(due.instant);
+                tokio::time::sleep_until(due.instant.into()).await;
+            }
             Schedule::Cron(_) => {
                 let (mut at, begun, start) = (due.at, clock::now(), clock::instant());
                 loop {
@@ -348,6 +364,7 @@ impl Runner {
                     if left.is_zero() {
                         return;
                     }
+                    self.beat.within(CRON_SLEEP_MAX);
                     tokio::time::sleep(left.min(CRON_SLEEP_MAX)).await;
                 }
             }

@@ -20,7 +20,12 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use super::{AgentError, board::Board};
+use super::{
+    AgentError,
+    board::Board,
+    pulse::{Beat, Part, Pulse},
+    service::Standing,
+};
 use crate::{
     clock,
     decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
@@ -45,6 +50,10 @@ const GROUP_EVERY: Duration = Duration::from_millis(20);
 /// Pause between tries to write a group.
 const WRITE_RETRY: Duration = Duration::from_secs(1);
 
+/// Longest one step of the thread may take: a transaction on a disk that stalls, or reading what thousands of checks
+/// go on from. What takes longer has hung.
+const STEP_MAX: Duration = Duration::from_secs(60);
+
 /// Something for the core or the store.
 #[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
 pub(crate) enum Job {
@@ -58,6 +67,8 @@ pub(crate) enum Job {
     Resume { check: CheckName, reply: oneshot::Sender<Reply> },
     /// Time for the store's upkeep.
     Maintain,
+    /// Nothing; whoever takes it shows that it is awake.
+    Knock,
 }
 
 /// What a configuration is for the core and the store.
@@ -109,6 +120,7 @@ pub(crate) async fn ask(
 pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
+    pub(crate) standing: watch::Receiver<Standing>,
     stop: Arc<AtomicBool>,
     end: oneshot::Receiver<String>,
     thread: Option<thread::JoinHandle<()>>,
@@ -121,9 +133,11 @@ impl Heart {
         setup: Setup,
         board: Arc<Board>,
         telemetry: Arc<Telemetry>,
+        pulse: Arc<Pulse>,
     ) -> Result<Self, AgentError> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (timeout, next_timeout) = watch::channel(None);
+        let (stand, standing) = watch::channel(Standing::default());
         let (opened, open_result) = oneshot::channel();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
@@ -131,7 +145,8 @@ impl Heart {
         let thread = thread::Builder::new()
             .name("core".into())
             .spawn(move || {
-                let beating = match Beating::open(&path, setup, board, telemetry, timeout) {
+                let outlets = Outlets { board, telemetry, timeout, stand };
+                let beating = match Beating::open(&path, setup, outlets, &pulse) {
                     Ok(beating) => {
                         let _ = opened.send(Ok(()));
                         beating
@@ -150,7 +165,7 @@ impl Heart {
             })
             .map_err(|e| AgentError::Heart(e.to_string()))?;
         open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, stop, end, thread: Some(thread) })
+        Ok(Self { jobs, next_timeout, standing, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -173,6 +188,14 @@ impl Heart {
     }
 }
 
+/// Where the thread shows what it has committed.
+struct Outlets {
+    board: Arc<Board>,
+    telemetry: Arc<Telemetry>,
+    timeout: watch::Sender<Option<Timestamp>>,
+    stand: watch::Sender<Standing>,
+}
+
 /// What lives on the thread.
 struct Beating {
     core: Core,
@@ -180,9 +203,8 @@ struct Beating {
     setup: Setup,
     last: HashMap<CheckName, LastSeen>,
     states: HashMap<CheckName, &'static str>,
-    board: Arc<Board>,
-    telemetry: Arc<Telemetry>,
-    timeout: watch::Sender<Option<Timestamp>>,
+    outlets: Outlets,
+    beat: Beat,
     /// When the latest transaction began.
     written: Instant,
     /// Whether the store's upkeep stopped before it was done.
@@ -199,36 +221,31 @@ enum Answering {
 }
 
 impl Beating {
-    fn open(
-        path: &std::path::Path,
-        setup: Setup,
-        board: Arc<Board>,
-        telemetry: Arc<Telemetry>,
-        timeout: watch::Sender<Option<Timestamp>>,
-    ) -> Result<Self, StoreError> {
+    fn open(path: &std::path::Path, setup: Setup, outlets: Outlets, pulse: &Arc<Pulse>) -> Result<Self, StoreError> {
         let now = clock::now();
         let mut writer = Writer::open(path, now)?;
         rename(&mut writer, &setup.renames)?;
         let past = restore(&mut writer, &setup, now)?;
-        board.publish(&past.messages);
+        outlets.board.publish(&past.messages);
         let last = past
             .checks
             .iter()
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
-        Ok(Self {
+        let beating = Self {
             core,
             writer,
             setup,
             last,
             states: HashMap::new(),
-            board,
-            telemetry,
-            timeout,
+            outlets,
+            beat: pulse.begin(Part::Core, STEP_MAX),
             written: clock::instant(),
             upkeep_left: false,
-        })
+        };
+        beating.stand();
+        Ok(beating)
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
@@ -238,6 +255,7 @@ impl Beating {
         // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)], stop)?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
+            self.beat.within(STEP_MAX);
             let first = match queue.try_recv() {
                 Ok(job) => job,
                 // Nothing waits: time for what upkeep has left over.
@@ -260,7 +278,8 @@ impl Beating {
             {
                 jobs.push(job);
             }
-            self.telemetry.queue(Queue::Events, queue.len());
+            self.outlets.telemetry.queue(Queue::Events, queue.len());
+            self.beat.within(STEP_MAX);
             self.group(jobs, stop)?;
         }
         Ok(())
@@ -302,6 +321,7 @@ impl Beating {
                     let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
                 }
                 Job::Maintain => maintain = true,
+                Job::Knock => {}
             }
         }
         self.write(&commits, stop)?;
@@ -332,42 +352,56 @@ impl Beating {
                 }
                 tracing::error!(%error, "the store does not write; trying again");
                 failed = true;
+                // To try and to be refused is progress: nothing hangs.
+                self.beat.within(STEP_MAX);
                 thread::sleep(WRITE_RETRY);
             }
             if failed {
                 tracing::warn!("the store writes again");
             }
-            self.telemetry.committed(events, clock::instant().saturating_duration_since(begun));
+            self.outlets.telemetry.committed(events, clock::instant().saturating_duration_since(begun));
         }
         self.publish(commits, events);
         Ok(())
     }
 
     fn publish(&mut self, commits: &[Commit], events: usize) {
+        let mut moved = false;
         for commit in commits {
             if let Some((check, observation)) = &commit.observation {
                 self.last.insert(check.clone(), last_seen(observation));
             }
             if let Some(row) = &commit.state {
-                self.log_state(row);
+                moved |= self.log_state(row);
             }
             for line in &commit.timeline {
                 tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
             }
         }
-        self.board.publish(commits.iter().flat_map(|c| &c.messages));
+        if moved {
+            self.stand();
+        }
+        self.outlets.board.publish(commits.iter().flat_map(|c| &c.messages));
         if events > 0 {
-            let (depth, oldest) = self.board.depth();
-            self.telemetry.outbox(depth, oldest);
+            let (depth, oldest) = self.outlets.board.depth();
+            self.outlets.telemetry.outbox(depth, oldest);
         }
         let next = self.core.next_timeout();
-        self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
+        self.outlets.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
-    /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it.
-    fn log_state(&mut self, row: &StateRow) {
+    /// Shows how many checks are in which state.
+    fn stand(&self) {
+        let states = self.core.plan().checks.keys().map(|name| self.core.state(name).map(|(state, _, _)| state));
+        let standing = Standing::of(states);
+        self.outlets.stand.send_if_modified(|shown| std::mem::replace(shown, standing) != *shown);
+    }
+
+    /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it. Whether it is
+    /// one.
+    fn log_state(&mut self, row: &StateRow) -> bool {
         if self.states.insert(row.check.clone(), row.state) == Some(row.state) {
-            return;
+            return false;
         }
         let reason = self.last.get(&row.check).and_then(|l| l.reason.as_ref()).map(ToString::to_string);
         let reason = reason.unwrap_or_default();
@@ -376,6 +410,7 @@ impl Beating {
         } else {
             tracing::info!(check = %row.check, state = row.state, reason, "state");
         }
+        true
     }
 
     fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
@@ -384,7 +419,9 @@ impl Beating {
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        Ok(self.core.reconfigure(now, self.setup.plan.clone(), past.checks))
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
+        self.stand();
+        Ok(commit)
     }
 
     fn status(&self) -> Vec<CheckStatus> {

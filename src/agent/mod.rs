@@ -6,12 +6,14 @@
 //! ```
 //!
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
-//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels.
+//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels. Each part
+//! promises by when it is heard of again ([`pulse`]), and systemd's watchdog is fed while all keep their promises.
 
 mod board;
 mod checks;
 mod control;
 mod heart;
+mod pulse;
 mod service;
 mod trial;
 
@@ -28,6 +30,7 @@ use self::{
     board::Board,
     checks::Runner,
     heart::{Heart, Job, Setup},
+    pulse::{Part, Pulse},
 };
 pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     jobs: tokio::sync::mpsc::Sender<Job>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
+    pulse: Arc<Pulse>,
     stop: watch::Sender<bool>,
     loader: Loader,
     reload_error: Mutex<Option<String>>,
@@ -125,7 +129,8 @@ pub async fn run(
     mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let (shared, mut heart) = start(config, loader).await?;
+    let (shared, mut heart) =
+        service::patiently(start(config, loader), service::EXTEND_EVERY, service::starting).await?;
     let listener = {
         let running = shared.running.lock().await;
         crate::web::control::listen(&running.config.agent.socket).await.map_err(AgentError::Socket)?
@@ -141,28 +146,31 @@ pub async fn run(
         }
     });
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
+    let standing = heart.standing.clone();
+    let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
         tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
     }
-    service::ready();
-    let result = {
-        let mut stop = std::pin::pin!(stop);
+    service::ready(&standing.borrow());
+    let reloads = async {
         loop {
-            tokio::select! {
-                () = &mut stop => break Ok(()),
-                error = heart.ended() => break Err(AgentError::Heart(error)),
-                () = reload() => {
-                    service::reloading();
-                    // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
-                    let _ = shared.reload().await;
-                    service::ready();
-                }
-            }
+            reload().await;
+            service::reloading();
+            // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
+            let _ = shared.reload().await;
+            service::ready(&standing.borrow());
         }
     };
+    // Neither waits for a reload, which the store may hold up.
+    let result = tokio::select! {
+        () = stop => Ok(()),
+        error = heart.ended() => Err(AgentError::Heart(error)),
+        () = reloads => Ok(()),
+    };
     service::stopping();
+    attending.abort();
     let deadline = clock::instant() + STOP_MAX;
     let left = || deadline.saturating_duration_since(clock::instant());
     clock.abort();
@@ -179,7 +187,8 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
-    let heart = Heart::start(config.store.path.clone(), setup(&config, now), board.clone(), telemetry.clone()).await?;
+    let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
+    let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
     let shared = Arc::new(Shared {
         version: env!("CARGO_PKG_VERSION"),
         started_at: now,
@@ -188,6 +197,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
         jobs: heart.jobs.clone(),
         board,
         telemetry,
+        pulse,
         stop: watch::Sender::new(false),
         loader,
         reload_error: Mutex::new(None),
@@ -254,20 +264,23 @@ pub fn plan_of(config: &Config) -> Plan {
 /// Gives the core the time when routes and steps ask for it, and the store time for its upkeep.
 async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>) {
     let mut maintained = clock::instant();
+    let beat = shared.pulse.begin(Part::Clock, TICK_MAX);
     loop {
+        beat.within(TICK_MAX);
         let due = *next.borrow_and_update();
         let wait = due.map_or(TICK_MAX, |at| at.since(clock::now())).min(TICK_MAX);
         tokio::select! {
             changed = next.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(wait + Duration::from_millis(1)) => {
-                if due.is_some_and(|at| at <= clock::now()) && shared.jobs.send(Job::quiet(Event::Tick)).await.is_err() {
+                let job = Job::quiet(Event::Tick);
+                if due.is_some_and(|at| at <= clock::now()) && beat.kept(shared.jobs.send(job)).await.is_err() {
                     return;
                 }
             }
         }
         if clock::instant().saturating_duration_since(maintained) >= MAINTAIN_EVERY {
             maintained = clock::instant();
-            if shared.jobs.send(Job::Maintain).await.is_err() {
+            if beat.kept(shared.jobs.send(Job::Maintain)).await.is_err() {
                 return;
             }
         }
@@ -278,7 +291,9 @@ impl Shared {
     fn start_channels(&self, running: &mut Running) {
         for (name, configured) in &running.config.channels {
             let (stop, mut stopped) = watch::channel(false);
-            let queue = board::Line::new(name.clone(), self.board.clone(), self.jobs.clone(), self.telemetry.clone());
+            let beat = self.pulse.begin(Part::Channel(name.clone()), notify::worker::SLEEP_MAX);
+            let (board, jobs, telemetry) = (self.board.clone(), self.jobs.clone(), self.telemetry.clone());
+            let queue = board::Line::new(name.clone(), board, jobs, telemetry, beat);
             let (channel, net, task_name) = (configured.channel.clone(), running.net.clone(), name.clone());
             let handle = tokio::spawn(async move {
                 let wait = async move {
@@ -309,6 +324,7 @@ impl Shared {
                 jobs: self.jobs.clone(),
                 telemetry: self.telemetry.clone(),
                 permits: permits.clone(),
+                beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
             };
             let handle = tokio::spawn(runner.run(first, stopped));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
@@ -316,8 +332,17 @@ impl Shared {
     }
 
     /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
-    /// with mistakes changes nothing.
+    /// with mistakes changes nothing. The stop does not wait for it: the store may hold it up.
     pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
+        let mut stopped = self.stop.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
+            result = self.load_anew() => result,
+        }
+    }
+
+    async fn load_anew(&self) -> Result<Reloaded, String> {
         let mut running = self.running.lock().await;
         let loader = self.loader.clone();
         let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);

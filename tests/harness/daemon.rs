@@ -54,12 +54,18 @@ impl Place {
 
     /// Starts the daemon and does not wait.
     pub fn spawn(&self) -> Daemon {
+        self.spawn_with(&[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let log = self.dir.path().join("daemon.log");
         let output = fs::File::create(&log).expect("own directory");
         let child = Command::new(BONGSU)
             .args(["run", "--config"])
             .arg(self.config())
             .env_remove("RUST_LOG")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output)

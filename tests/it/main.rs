@@ -13,4 +13,5 @@ mod documents;
 mod kills;
 mod reference;
 mod servers;
+mod service;
 mod shipped;
