@@ -7,7 +7,7 @@
 //!
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
 //! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels. Each part
-//! promises by when it is heard of again ([`pulse`]), and systemd's watchdog is fed while all keep their promises.
+//! promises by when it is heard of again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
 
 mod board;
 mod checks;
@@ -147,13 +147,13 @@ pub async fn run(
     });
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
     let standing = heart.standing.clone();
-    let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
         tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
     }
     service::ready(&standing.borrow());
+    let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
     let reloads = async {
         loop {
             reload().await;
