@@ -69,7 +69,7 @@ pub struct Manner {
     pub objective: Duration,
     /// Absent until then is lost.
     pub horizon: Duration,
-    /// Messages of one attempt, 1 to [`BURST_MAX`].
+    /// Messages of one attempt, 1 to `BURST_MAX`.
     pub burst: u32,
     /// Whether sessions are kept between attempts.
     pub kept: bool,
