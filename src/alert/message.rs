@@ -96,6 +96,15 @@ pub struct InsteadOf {
     pub error: String,
 }
 
+/// Who is told next, if it lasts until then and nobody takes it in hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldNext {
+    /// When.
+    pub at: Timestamp,
+    /// By which channels.
+    pub channels: Vec<Name>,
+}
+
 /// One check as an alert shows it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AlertCheck {
@@ -187,6 +196,9 @@ pub struct Alert {
     /// Who has taken it in hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged_by: Option<String>,
+    /// Who is told next, if anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ToldNext>,
     /// The channel this should have gone to, when it comes by its fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<InsteadOf>,

@@ -44,7 +44,9 @@ impl Core {
     fn compose(&self, id: IncidentId, kind: MessageKind, now: Timestamp) -> Option<Alert> {
         let incident = self.incidents.get(&id)?;
         let recent = |check: &CheckName| self.tracks.get(check).map(|t| t.track.window.points()).unwrap_or_default();
-        Some(compose::compose(incident, kind, &self.plan.vantage, now, recent))
+        let mut alert = compose::compose(incident, kind, &self.plan.vantage, now, recent);
+        alert.next = plan::told_next(&self.plan.routes, incident);
+        Some(alert)
     }
 
     /// Puts a message into the outbox: the one place where messages are made.

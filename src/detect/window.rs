@@ -15,7 +15,7 @@ use super::{
     measure::{Count, Quantile, Share, quantiles, shares},
 };
 use crate::{
-    observation::{Correction, Kind, Outcome, Reason, to_ms},
+    observation::{Correction, Kind, NEW_LOGINS_FAIL, Outcome, Reason, to_ms},
     value::{Ratio, TimeSpan, Timestamp},
 };
 
@@ -133,7 +133,10 @@ impl Window {
             .find_map(|share| self.exceeded(share, &samples))
             .or_else(|| quantiles(limits).iter().find_map(|quantile| self.too_long(quantile, &samples)))?;
         if let Some(latest) = latest.filter(|l| l.phase == offence.reason.phase && l.kind != Kind::Slow) {
-            let text = format!("{}: {}", offence.reason.text, latest.text);
+            let text = match latest.text.strip_prefix(NEW_LOGINS_FAIL) {
+                Some(rest) => format!("{}{rest}", offence.reason.text),
+                None => format!("{}: {}", offence.reason.text, latest.text),
+            };
             offence.reason = Reason::new(offence.reason.phase, offence.reason.kind, text);
         }
         Some(offence)
@@ -388,7 +391,7 @@ mod tests {
             .expect("five slow in a row");
         assert_eq!(offence.started, Edge { after: Some(second(4)), by: second(5) });
         assert_eq!(offence.last, second(9));
-        assert_eq!(offence.reason.text, "5 of the last 5 were slow (limit 20%)");
+        assert_eq!(offence.reason.text, "5 of the last 5 attempts were slow (limit 20%)");
     }
 
     #[test]
@@ -451,13 +454,13 @@ mod tests {
                 Outcome::Failed,
                 Messages { changed: 1, ..one },
                 |d| d.changed = Some(Ratio(0.01)),
-                "deliver corrupt: 5 of the last 5 arrived changed (limit 1%)",
+                "deliver corrupt: 5 of the last 5 messages arrived changed (limit 1%)",
             ),
             (
                 Outcome::Failed,
                 Messages { refused: 1, ..one },
                 |d| d.refused = Some(Ratio(0.01)),
-                "send rejected: 5 of the last 5 were not accepted (limit 1%)",
+                "send rejected: 5 of the last 5 messages were not accepted (limit 1%)",
             ),
             (
                 Outcome::Slow,
@@ -469,31 +472,31 @@ mod tests {
                 Outcome::Ok,
                 Messages { duplicates: 1, ..one },
                 |d| d.duplicates = Some(Ratio(0.01)),
-                "deliver duplicate: 5 of the last 5 arrived more than once (limit 1%)",
+                "deliver duplicate: 5 of the last 5 messages arrived more than once (limit 1%)",
             ),
             (
                 Outcome::Ok,
                 Messages { reordered: 1, ..one },
                 |d| d.reordered = Some(Ratio(0.1)),
-                "deliver unexpected: 5 of the last 5 arrived after a later one (limit 10%)",
+                "deliver unexpected: 5 of the last 5 messages arrived after a later one (limit 10%)",
             ),
             (
                 Outcome::Slow,
                 Messages { late: 1, ..one },
                 |d| d.late = Some(Ratio(0.1)),
-                "deliver slow: 5 of the last 5 arrived late (limit 10%)",
+                "deliver slow: 5 of the last 5 messages arrived late (limit 10%)",
             ),
             (
                 Outcome::Slow,
                 Messages { is_misplaced: true, ..one },
                 |d| d.slow = Some(Ratio(0.2)),
-                "deliver misplaced: 5 of the last 5 arrived where nobody looks (limit 20%)",
+                "deliver misplaced: 5 of the last 5 messages arrived where nobody looks (limit 20%)",
             ),
             (
                 Outcome::Ok,
                 Messages { foreign: 3, ..one },
                 |d| d.foreign = Some(Ratio(0.1)),
-                "deliver unexpected: 5 of the last 5 had a stranger's message beside them (limit 10%)",
+                "deliver unexpected: 5 of the last 5 messages had a stranger's beside them (limit 10%)",
             ),
         ];
         for (outcome, messages, limit, expected) in table {
@@ -573,5 +576,10 @@ mod tests {
         let text = |phase| window.judge(&limits, Timestamp::EPOCH, Some(&latest(phase))).expect("refused").reason.text;
         assert_eq!(text(Phase::Login), "5 of the last 5 new logins failed (limit 10%): receiving side: 535 no");
         assert_eq!(text(Phase::Connect), "5 of the last 5 new logins failed (limit 10%)");
+        // What is said already is not said twice.
+        let kept =
+            Reason::new(Phase::Login, Kind::Rejected, format!("{NEW_LOGINS_FAIL} while the kept sessions deliver"));
+        let text = window.judge(&limits, Timestamp::EPOCH, Some(&kept)).expect("refused").reason.text;
+        assert_eq!(text, "5 of the last 5 new logins failed (limit 10%) while the kept sessions deliver");
     }
 }

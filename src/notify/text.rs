@@ -3,14 +3,16 @@
 //!
 //! Written for someone who was asleep a minute ago: the state first, then what, since when, how long. Pure.
 
+use std::time::Duration;
+
 use chrono::Datelike;
 use chrono_tz::Tz;
 
 use crate::{
     alert::{Alert, AlertCheck, InsteadOf, MessageKind, Point},
     incident::{Edge, Severity},
-    observation::{Outcome, one_line},
-    value::{TimeSpan, Timestamp},
+    observation::{Outcome, Reason, one_line},
+    value::{Name, TimeSpan, Timestamp},
 };
 
 /// Longest title line in characters: what a phone's lock screen and a mail client's list still show of it is the
@@ -136,6 +138,11 @@ impl<'a> Words<'a> {
         if let Some(by) = &alert.acknowledged_by {
             fact("In hand", by.clone());
         }
+        if let Some(next) = &alert.next {
+            let channels: Vec<&str> = next.channels.iter().map(Name::as_str).collect();
+            let when = self.time_near(next.at);
+            fact("Told next", format!("{} at {when}, unless somebody takes it in hand", channels.join(", ")));
+        }
         fact("Seen from", alert.vantage.to_string());
         if !alert.labels.is_empty() {
             let labels: Vec<String> = alert.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -164,12 +171,16 @@ impl<'a> Words<'a> {
             state: if check.flapping { format!("{word}, flapping") } else { word.into() },
             when,
             // Beside `up again`, the bare reason would read as if it still held.
-            reason: check
-                .reason
-                .as_ref()
+            reason: (check.reason.as_ref())
+                .filter(|r| !self.is_whole_cause(own.unwrap_or_default(), r))
                 .map(|r| if check.ended.is_some() { format!("was {r}") } else { r.to_string() }),
             recent: &check.recent[check.recent.len().saturating_sub(Point::MAX)..],
         }
+    }
+
+    /// Whether the cause says all of this reason, as that of a lone check does: nobody reads it twice.
+    fn is_whole_cause(&self, own: &str, reason: &Reason) -> bool {
+        self.alert.tally().total() == 1 && self.alert.cause == format!("{own}: {reason}")
     }
 
     /// The whole message in a few plain lines, as a chat shows it below the title line.
@@ -187,9 +198,11 @@ impl<'a> Words<'a> {
         lines
     }
 
-    /// How long it has lasted: `4h20m`.
+    /// How long it has lasted: `4h20m`. Of what lasted seconds, nobody wants the milliseconds.
     pub fn lasted(&self) -> String {
-        TimeSpan(self.alert.duration()).to_string()
+        let lasted = self.alert.duration();
+        let whole = Duration::from_secs(lasted.as_secs());
+        TimeSpan(if whole.is_zero() { lasted } else { whole }).to_string()
     }
 
     fn back(&self) -> String {
@@ -287,7 +300,7 @@ pub fn ms_text(ms: f32) -> String {
         ms if ms < 10.0 => format!("{ms:.1}ms"),
         ms if ms < 1_000.0 => format!("{ms:.0}ms"),
         ms if ms < 60_000.0 => format!("{:.1}s", ms / 1_000.0),
-        ms => TimeSpan(std::time::Duration::from_millis(ms as u64)).to_string(),
+        ms => TimeSpan(Duration::from_millis(ms as u64)).to_string(),
     }
 }
 
@@ -349,13 +362,11 @@ pub fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::alert::Tally;
+    use crate::alert::{Tally, ToldNext};
     use crate::{
         incident::IncidentId,
-        observation::{Kind, Phase, Reason},
+        observation::{Kind, Phase},
     };
 
     /// 2026-11-22T14:50:00Z.
@@ -407,6 +418,7 @@ pub(super) mod tests {
             duration_ms: if over { 15_600_000 } else { 192_000 },
             checks,
             acknowledged_by: None,
+            next: None,
             instead_of: None,
             others: Default::default(),
             at: at(197),
@@ -462,6 +474,8 @@ pub(super) mod tests {
         let channel = "ops-chat".parse().expect("a name");
         alert.instead_of = Some(InsteadOf { channel, error: "503 Service Unavailable".into() });
         alert.acknowledged_by = Some("지원".into());
+        let channels = ["boss", "ops-chat"].map(|c| c.parse().expect("a name")).into();
+        alert.next = Some(ToldNext { at: at(1_800), channels });
         assert_eq!(
             words(&alert).lines().join("\n"),
             "회사 메일 is down.\n\
@@ -471,6 +485,7 @@ pub(super) mod tests {
              Lasted: 3m12s so far\n\
              Checks: 1 down, 1 degraded\n\
              In hand: 지원\n\
+             Told next: boss, ops-chat at 15:20:00Z, unless somebody takes it in hand\n\
              Seen from: seoul-1\n\
              Labels: datacenter=gasan\n\
              - submission down since 14:50:05Z: login: 535 5.7.8 <no> \"entry\" & more\n\
@@ -528,6 +543,17 @@ pub(super) mod tests {
         let (checks, _) = words(&alert).checks();
         let healed = checks.iter().find(|c| c.state == "up again").expect("a recovery has a healed check");
         assert!(healed.reason.as_ref().is_some_and(|r| r.starts_with("was ")), "{healed:?}");
+    }
+
+    #[test]
+    fn the_cause_of_a_lone_check_is_not_said_twice() {
+        let mut alert = alert(MessageKind::Problem);
+        alert.checks.retain(|c| c.name.check() == "submission");
+        let line = |alert: &Alert| words(alert).lines().last().cloned();
+        assert_eq!(line(&alert).as_deref(), Some("- submission down since 14:50:05Z"));
+        // What was wrong first is not what is wrong now.
+        alert.cause = "submission: deliver: lost".into();
+        assert!(line(&alert).is_some_and(|l| l.contains(": login: 535 ")));
     }
 
     #[test]

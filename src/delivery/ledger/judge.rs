@@ -7,7 +7,9 @@ use super::{
     entry::{Arrival, Batch, Entry, Sight},
 };
 use crate::{
-    observation::{Accept, Correction, Delivery, Fate, Fates, Integrity, Kind, Login, Outcome, Phase, Reason},
+    observation::{
+        Accept, Correction, Delivery, Fate, Fates, Integrity, Kind, Login, NEW_LOGINS_FAIL, Outcome, Phase, Reason,
+    },
     value::TimeSpan,
 };
 
@@ -89,7 +91,7 @@ fn of_all(judgements: Vec<Judgement>) -> Judgement {
 fn with_login((outcome, reason): Judgement, login: Option<&Login>) -> Judgement {
     match (outcome, login) {
         (Outcome::Ok | Outcome::Slow, Some(Login { ok: false, reason: Some(why), .. })) => {
-            let text = format!("new logins fail while the kept sessions deliver: {}", why.text);
+            let text = format!("{NEW_LOGINS_FAIL} while the kept sessions deliver: {}", why.text);
             (Outcome::Slow, Some(Reason::new(Phase::Login, why.kind, text)))
         }
         (Outcome::Failed, Some(Login { ok: true, .. })) => {

@@ -99,16 +99,16 @@ fn a_pending_message_becomes_late_or_lost() {
 #[test]
 fn a_horizon_that_passed_unnoticed_is_told_whatever_the_sessions_do_before() {
     let closed = Reason::new(Phase::Deliver, Kind::Closed, "receiving side: closed");
-    let acts: [&dyn Fn(&mut Ledger, Instant); 3] =
-        [&|l, now| l.blind(now, &closed), &|l, now| l.look_again(now), &|l, now| {
-            l.blind(now, &closed);
-            l.look_again(now);
-        }];
-    for act in acts {
+    for (breaks, is_opened_anew) in [(true, false), (false, true), (true, true)] {
         let (mut l, t) = (ledger(), crate::clock::instant());
         accepted(&mut l, 1, t);
         l.booked(1, t + ms(100)).expect("it was sent");
-        act(&mut l, t + HORIZON + ms(1));
+        if breaks {
+            l.blind(t + HORIZON + ms(1), &closed);
+        }
+        if is_opened_anew {
+            l.look_again(t + HORIZON + ms(1));
+        }
         let later = l.poll(t + HORIZON + ms(2)).expect("a correction");
         assert_eq!((later.outcome, later.delivery.fate), (Outcome::Failed, Fate::Lost));
     }

@@ -10,7 +10,7 @@ use minijinja::{Environment, UndefinedBehavior, Value, value::Serde};
 
 use super::preset::context;
 use crate::{
-    alert::{Alert, AlertCheck, InsteadOf, Message, MessageId, MessageKind, MessageState, Point},
+    alert::{Alert, AlertCheck, InsteadOf, Message, MessageId, MessageKind, MessageState, Point, ToldNext},
     incident::{Edge, IncidentId, Severity},
     notify::text::Words,
     observation::{Kind, Outcome, Phase, Reason},
@@ -139,6 +139,8 @@ fn sample(kind: MessageKind) -> Message {
         duration_ms: 60_000,
         checks: if test { Vec::new() } else { vec![check] },
         acknowledged_by: (kind == MessageKind::Reminder).then(|| "지원".into()),
+        next: matches!(kind, MessageKind::Problem | MessageKind::Worse)
+            .then(|| ToldNext { at: at(1_800_000), channels: vec![name("ops-chat")] }),
         instead_of: (kind == MessageKind::Past)
             .then(|| InsteadOf { channel: name("ops-chat"), error: "503 Service Unavailable".into() }),
         others: Default::default(),

@@ -229,6 +229,7 @@ fn alert() -> impl Strategy<Value = Alert> {
                 })
                 .collect(),
             acknowledged_by: None,
+            next: None,
             instead_of: None,
             others: Default::default(),
             at,

@@ -79,12 +79,6 @@ fn silent_loss(stage: &Stage, story: &str, set: impl Fn(Rates), release: impl Fn
     until("none is lost any more", || stage.number("SELECT sum(messages_lost) FROM observations") == 0);
     let after: Vec<f64> = numbers(&stage.row(today));
     println!("{story}: lost, late and availability {before:?}, then {after:?}");
-    println!(
-        "{:#?}",
-        stage
-            .place
-            .query("SELECT at || ' ' || fate || ' ' || latency_ms || ' ' || duration_ms FROM observations ORDER BY id")
-    );
     assert!(after[0] == 0.0 && after[1] >= booked as f64 && after[2] > before[2], "{before:?} {after:?}");
     assert!((after[2] - 1.0).abs() < 1e-9, "what is late has arrived: {after:?}");
     let lines = stage.place.query("SELECT text FROM incident_timeline WHERE entry = 'corrected'");
