@@ -129,7 +129,7 @@ impl Ledger {
         Self { check, terms, batches: VecDeque::new(), entries: 0, highest: None, foreign: 0 }
     }
 
-    /// Takes up what an earlier run left, as of `wall` and `now`. Nobody has listened meanwhile (`why`), so the
+    /// Takes up what an earlier run left open, as of `wall` and `now`. Nobody has listened meanwhile (`why`), so the
     /// absence of these messages proves nothing until [`Ledger::look_again`]. Returns the verdicts that were never
     /// told, with the start of their attempts: pending.
     pub fn resume(
@@ -159,7 +159,7 @@ impl Ledger {
             if untold.contains(&batch.observed_at) {
                 verdicts.push((batch.observed_at, verdict.clone()));
             }
-            verdict.delivery.flights.clear();
+            verdict.delivery.open.clear();
             batch.booked = Some(verdict);
             batch.due = batch.next_horizon(&self.terms, now);
         }
@@ -333,13 +333,13 @@ impl Ledger {
             }
             let mut verdict = batch.verdict(&self.terms, now);
             verdict.delivery.foreign = booked.delivery.foreign;
-            let flights = std::mem::take(&mut verdict.delivery.flights);
+            let open = std::mem::take(&mut verdict.delivery.open);
             // Nothing new is known of a message whose text alone (how long it is absent) has changed.
             let is_news = (verdict.outcome, &verdict.delivery) != (booked.outcome, &booked.delivery);
             batch.book(&self.terms, now, verdict.clone());
             let details = std::mem::take(&mut batch.details);
             if is_news {
-                verdict.delivery.flights = flights;
+                verdict.delivery.open = open;
                 let Verdict { outcome, delivery, reason } = verdict;
                 return Some(Correction {
                     observed_at: batch.observed_at,

@@ -176,7 +176,7 @@ pub struct Reconnection {
     pub why: String,
 }
 
-/// A message as it is kept across a restart of the agent, so that its fate is told and its copies are known.
+/// A message as it is kept across a restart of the agent, as long as one of its attempt has an open fate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Flight {
     /// Position in the check's series.
@@ -261,10 +261,10 @@ pub struct Delivery {
     /// Kept sessions that had to be opened anew for this attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reconnections: Vec<Reconnection>,
-    /// All of the attempt's messages as they are kept across a restart, unless none of them ever left. Kept in the
-    /// store's own table, not told.
+    /// All of the attempt's messages, as long as the fate of one may still change. Kept in the store's own table, not
+    /// told.
     #[serde(skip)]
-    pub flights: Vec<Flight>,
+    pub open: Vec<Flight>,
 }
 
 impl Delivery {
@@ -285,7 +285,7 @@ impl Delivery {
             left_out: Vec::new(),
             login: None,
             reconnections: Vec::new(),
-            flights: Vec::new(),
+            open: Vec::new(),
         }
     }
 

@@ -47,7 +47,7 @@ fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {
             left_out: Vec::new(),
             reconnections: Vec::new(),
             // A table of their own.
-            flights: Vec::new(),
+            open: Vec::new(),
         });
     }
     if let Some(json) = row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)? {

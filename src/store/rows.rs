@@ -4,7 +4,7 @@ use rusqlite::{Connection, Transaction, params};
 
 use super::{encode, error::Fault};
 use crate::{
-    observation::{Accept, Delivery, Flight},
+    observation::{Delivery, Flight},
     value::Timestamp,
 };
 
@@ -79,28 +79,16 @@ pub(super) fn write_flights(tx: &Transaction<'_>, check_id: i64, flights: &[Flig
     Ok(())
 }
 
-/// Before a check sends anew, forgets its attempts all of whose messages have met their fate: their copies have been
-/// taken off the server since.
-pub(super) fn forget_settled_flights(tx: &Transaction<'_>, check_id: i64) -> Result<(), Fault> {
-    tx.prepare_cached(
-        "DELETE FROM flight WHERE check_id = ?1 AND booked = 1 AND observed_at NOT IN (
-             SELECT observed_at FROM flight
-             WHERE check_id = ?1 AND arrival_us IS NULL AND bounced = 0 AND (accept IS NULL OR accept IN (?2, ?3)))",
-    )?
-    .execute([check_id, encode::accept_code(Accept::Accepted), encode::accept_code(Accept::Uncertain)])?;
-    Ok(())
-}
-
-/// An attempt's messages as they now are.
-pub(super) fn replace_flights(
+/// Of an attempt's messages, keeps those whose fate is still open.
+pub(super) fn settle_flights(
     tx: &Transaction<'_>,
     check_id: i64,
     observed_at: Timestamp,
-    flights: &[Flight],
+    open: &[Flight],
 ) -> Result<(), Fault> {
     tx.prepare_cached("DELETE FROM flight WHERE check_id = ?1 AND observed_at = ?2")?
         .execute([check_id, observed_at.as_millis()])?;
-    write_flights(tx, check_id, flights)
+    write_flights(tx, check_id, open)
 }
 
 /// A check's messages whose fate is open, in order of sending.

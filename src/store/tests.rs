@@ -1,7 +1,6 @@
 //! The store as a whole, on real files.
 
 mod files;
-mod flights;
 mod generate;
 mod keeping;
 mod rolling;

@@ -204,7 +204,6 @@ impl Writing<'_> {
     fn write(&mut self, commit: &Commit) -> Result<(), Fault> {
         if let Some((check, flights)) = &commit.sending {
             let check_id = known(self.tx, self.known, check)?.id;
-            rows::forget_settled_flights(self.tx, check_id)?;
             rows::write_flights(self.tx, check_id, flights)?;
         }
         if let Some((check, observation)) = &commit.observation {
@@ -253,7 +252,7 @@ impl Writing<'_> {
         }
         if let Some(delivery) = &o.delivery {
             rows::write_delivery(self.tx, id, check_id, encode::to_us(o.duration), delivery)?;
-            rows::replace_flights(self.tx, check_id, o.at, &delivery.flights)?;
+            rows::settle_flights(self.tx, check_id, o.at, &delivery.open)?;
         }
         known.latest = Some(id);
         self.upkeep.changed(self.tx, day, id)
@@ -292,7 +291,7 @@ impl Writing<'_> {
     fn correction(&mut self, check: &CheckName, c: &Correction) -> Result<(), Fault> {
         let check_id = known(self.tx, self.known, check)?.id;
         let from = first_id(c.observed_at);
-        rows::replace_flights(self.tx, check_id, c.observed_at, &c.delivery.flights)?;
+        rows::settle_flights(self.tx, check_id, c.observed_at, &c.delivery.open)?;
         let found: Option<(i64, Option<String>, i64)> = self
             .tx
             .prepare_cached(

@@ -67,7 +67,7 @@ pub(super) struct Batch {
     pub(super) left_out: Vec<String>,
     pub(super) login: Option<Login>,
     pub(super) reconnections: Vec<Reconnection>,
-    /// What was told last, the flights aside.
+    /// What was told last, the open flights aside.
     pub(super) booked: Option<Verdict>,
     /// Whether something happened since.
     pub(super) touched: bool,
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     pub(super) fn book(&mut self, terms: &Terms, now: Instant, mut verdict: Verdict) {
-        verdict.delivery.flights.clear();
+        verdict.delivery.open.clear();
         self.booked = Some(verdict);
         self.touched = false;
         self.due = self.next_horizon(terms, now);
@@ -181,12 +181,8 @@ impl Entry {
 
     /// Whether nothing but a further copy can be news.
     pub(super) fn is_settled(&self) -> bool {
-        self.arrival.is_some() || self.is_unsent() || self.bounced.is_some()
-    }
-
-    /// Whether it was never accepted, so that no copy of it can be anywhere.
-    pub(super) fn is_unsent(&self) -> bool {
-        self.answer.as_ref().is_some_and(|a| !matches!(a.accept, Accept::Accepted | Accept::Uncertain))
+        let unsent = self.answer.as_ref().is_some_and(|a| !matches!(a.accept, Accept::Accepted | Accept::Uncertain));
+        self.arrival.is_some() || unsent || self.bounced.is_some()
     }
 
     /// When its absence becomes a loss; `None` while nobody would see it arrive.

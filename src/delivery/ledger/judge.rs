@@ -28,7 +28,7 @@ impl Batch {
         let arrivals = || self.entries.iter().filter_map(|e| e.arrival.as_ref());
         let sum = |of: fn(&Entry) -> u32| self.entries.iter().map(of).fold(0, u32::saturating_add);
         let accepted = |e: &Entry| e.answer.as_ref().filter(|a| a.accept == Accept::Accepted).map(|a| a.after);
-        let is_in_flight = !self.entries.iter().all(Entry::is_unsent);
+        let is_open = !self.entries.iter().all(Entry::is_settled);
         let delivery = Delivery {
             fate: fates.worst(),
             fates: if self.entries.len() > 1 { fates } else { Fates::default() },
@@ -44,7 +44,7 @@ impl Batch {
             left_out: self.left_out.clone(),
             login: self.login.clone(),
             reconnections: self.reconnections.clone(),
-            flights: self.entries.iter().filter(|_| is_in_flight).map(|e| e.flight(self.observed_at, true)).collect(),
+            open: self.entries.iter().filter(|_| is_open).map(|e| e.flight(self.observed_at, true)).collect(),
         };
         Verdict { outcome, delivery, reason }
     }

@@ -17,8 +17,8 @@ ALTER TABLE delivery ADD COLUMN login_us INTEGER;
 -- Kept sessions opened anew for the attempt.
 ALTER TABLE delivery ADD COLUMN reconnections INTEGER NOT NULL DEFAULT 0;
 
--- Messages in flight: written before they are sent, removed once the fate of all of their attempt is final and the
--- check sends anew (their copies are off the server then), or after two hours.
+-- Messages in flight: written before they are sent, removed when the fate of all of their attempt is final or an hour
+-- has passed.
 -- `observed_at` is the start of their attempt; `booked` is 0 until its observation is stored.
 CREATE TABLE flight (
     check_id    INTEGER NOT NULL,
