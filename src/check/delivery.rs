@@ -283,7 +283,6 @@ impl DeliveryAsk {
 
     async fn attempt_with(&self, state: &mut State, context: Context) -> Answer {
         state.masker = context.net.masker.clone();
-        state.in_attempt = true;
         let family = match context.settings.ip {
             Families::Any | Families::Both => Family::Any,
             Families::Ipv4 => Family::V4,
@@ -302,7 +301,6 @@ impl DeliveryAsk {
             Ok(answer) => answer,
             Err(text) => (Err(panicked(&cx, &text)), clock::instant()),
         };
-        state.in_attempt = false;
         let said = match &verdict {
             Ok(verdict) => verdict.as_ref().and_then(|v| v.reason.clone()).map_or(Ok(()), Err),
             Err(reason) => Err(reason.clone()),
@@ -375,6 +373,8 @@ impl Ask for DeliveryAsk {
                 Reason::new(Phase::Deliver, Kind::Own, "the agent was restarted while the message was on its way");
             let check = CheckKey::new(&past.key, &self.name);
             state.ledger = Ledger::new(check, terms(self.sender.as_ref(), &self.manner));
+            // Who keeps nothing had no earlier run.
+            state.taken_up = past.journal.is_some().then(clock::now);
             let untold = state.ledger.resume(&past.flights, clock::now(), clock::instant(), &why);
             (state.key, state.check, state.journal, state.lane) = (past.key, check, past.journal, past.lane);
             state.sequence = past.sequence;

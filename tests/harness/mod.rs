@@ -9,6 +9,7 @@ pub mod mangler;
 pub mod dovecot;
 pub mod mosquitto;
 pub mod mqtt_proxy;
+pub mod policy;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
@@ -83,6 +84,18 @@ pub fn off_by(shift: &str) -> [String; 4] {
         "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
         "FAKETIME_DONT_RESET=1".into(),
     ]
+}
+
+/// Removes what processes with a faked clock have left in shared memory, once they have ended.
+pub fn sweep_clocks() {
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"));
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Another test may do the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes a file into a directory and returns its path; world-readable.

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Server, daemon::until, free_port, scratch_in_memory, write};
+use super::{Server, free_port, scratch_in_memory, write};
 
 /// Longest a mail may take from its acceptance to the maildir on a busy machine.
 const ARRIVAL_MAX: Duration = Duration::from_secs(30);
@@ -55,15 +55,20 @@ impl Postfix {
         assert!(status.success(), "there is no user `postfix`; install the Debian package postfix");
         let import =
             format!("import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C {}", environment.join(" "));
-        write(&dir, "etc/main.cf", &format!("{}{import}\n{more}\n", main_cf(&dir)));
+        write(&dir, "etc/main.cf", &settled(&format!("{}{import}\n{more}\n", main_cf(&dir))));
         write(&dir, "etc/master.cf", &master_cf(port, tls_port));
         let etc = dir.join("etc");
         let etc = etc.to_str().expect("a scratch directory has a plain name");
         let ready = ([127, 0, 0, 1], port).into();
         let server = Server::start("postfix", "postfix", &["-c", etc, "start-fg"], scratch, ready);
+        let postfix = Self { _server: server, port, tls_port, dir };
         // The master opens the port before the first process that answers on it is ready.
-        until("postfix greets", || greets(port));
-        Self { _server: server, port, tls_port, dir }
+        let begun = Instant::now();
+        while !greets(port) {
+            assert!(begun.elapsed() < ARRIVAL_MAX, "postfix does not greet:\n{}", postfix.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        postfix
     }
 
     /// Ends it and waits for its end; the mails stay.
@@ -153,6 +158,15 @@ fn greets(port: u16) -> bool {
         && stream.read_exact(&mut greeting).is_ok()
         && &greeting == b"220 "
         && stream.write_all(b"QUIT\r\n").is_ok()
+}
+
+/// Of several lines for a parameter, the last. postfix reads it the same way, but warns of it, in each of its processes
+/// at once; and its log takes few lines before the process that writes them is there, for which they then wait.
+fn settled(main_cf: &str) -> String {
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let lines: Vec<&str> = main_cf.lines().filter(|line| !line.is_empty()).collect();
+    let is_last = |(n, line): &(usize, &&str)| lines[n + 1..].iter().all(|later| name(later) != name(line));
+    lines.iter().enumerate().filter(is_last).map(|(_, line)| format!("{line}\n")).collect()
 }
 
 fn main_cf(dir: &Path) -> String {

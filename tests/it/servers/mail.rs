@@ -8,7 +8,7 @@ mod route;
 use std::{sync::Arc, time::Duration};
 
 use bongsu::{
-    check::{Ask, Context, Settings},
+    check::{Ask, Settings},
     observation::{Accept, Correction, Fate, Integrity, Observation, Outcome, Phase, Side},
 };
 use serde_json::{Value, json};
@@ -33,12 +33,6 @@ impl Bench {
 
     pub async fn attempt(&self) -> Observation {
         self.ask.attempt(context(&self.settings)).await.observation
-    }
-
-    /// An attempt that waits no longer than this.
-    pub async fn attempt_within(&self, wait: Duration) -> Observation {
-        let context = Context { wait_max: Some(wait), ..context(&self.settings) };
-        self.ask.attempt(context).await.observation
     }
 
     /// The next correction, which must come.

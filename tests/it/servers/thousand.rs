@@ -176,7 +176,7 @@ fn manner() -> String {
 }
 
 async fn over_mail(pace: Duration, rates: Rates) -> Counts {
-    let route = Route::start_with(Unusual { seed: 11, rates, ..Unusual::default() });
+    let route = Route::start_with(Unusual { seed: 11, rates, in_order: true, ..Unusual::default() });
     let yaml = format!("{{ send: {{ {} }}, receive: {{ {} }}, {} }}", route.submission(""), route.imap(""), manner());
     let ask = build("delivery", &yaml, &settings(Duration::from_secs(20)));
     for n in 0..3 {

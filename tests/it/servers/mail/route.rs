@@ -1,6 +1,9 @@
 //! The servers of the mail route: postfix, a proxy that can mangle mails, dovecot.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
@@ -9,12 +12,16 @@ use crate::harness::{
     dovecot::{Dovecot, PASSWORD},
     lmtp_proxy::LmtpProxy,
     mangler::Rates,
+    policy::Policy,
     postfix::Postfix,
     scratch, write,
 };
 
 /// Whose mailbox is watched.
 pub const USER: &str = "probe";
+
+/// Longest wait for a mail to leave postfix before the next.
+const GATE_MAX: Duration = Duration::from_secs(10);
 
 /// Everything between a sender and a reader. Ends with its value, the servers in the order in which they hand over.
 pub struct Route {
@@ -23,7 +30,8 @@ pub struct Route {
     pub dovecot: Dovecot,
     /// The authority both servers' certificates are signed by.
     pub ca: PathBuf,
-    // Held for its files.
+    // Held for what they do and keep.
+    _gate: Policy,
     _keys: TempDir,
 }
 
@@ -33,6 +41,8 @@ pub struct Unusual {
     /// The seed of the proxy, and what it does.
     pub seed: u64,
     pub rates: Rates,
+    /// Whether mails keep their order, as postfix does not promise: it reads its queue as the file system lists it.
+    pub in_order: bool,
     /// Further lines of `main.cf`.
     pub postfix: String,
     /// Further lines of dovecot's configuration.
@@ -64,14 +74,18 @@ impl Route {
         let more = format!("ssl_cert = <{certificate}\nssl_key = <{key}\n{}", unusual.dovecot);
         let dovecot = Dovecot::start_in(&more, &unusual.dovecot_environment);
         let proxy = LmtpProxy::start(dovecot.lmtp, unusual.seed, unusual.rates);
+        let gate = gate(&proxy);
         let (certificate, key) = pair("postfix");
-        let more = format!(
+        let mut more = format!(
             "smtpd_tls_cert_file = {certificate}\nsmtpd_tls_key_file = {key}\n{}{}",
             main_cf(&dovecot, &proxy),
             unusual.postfix
         );
+        if unusual.in_order {
+            more += &format!("smtpd_recipient_restrictions = check_policy_service inet:{}\n", gate.address);
+        }
         let postfix = Postfix::start_in(&more, &unusual.postfix_environment);
-        Self { postfix, proxy, dovecot, ca, _keys: keys }
+        Self { postfix, proxy, dovecot, ca, _gate: gate, _keys: keys }
     }
 
     /// `smtp: { … }` of a company's user, with these further options; from and to the watched mailbox.
@@ -125,6 +139,19 @@ impl Route {
         assert_eq!(all.len(), count, "{subjects:?}");
         all
     }
+}
+
+/// Lets a recipient pass when all mails before have left postfix, so that its queue holds one at a time. For one sender
+/// that names one recipient for each mail.
+fn gate(proxy: &LmtpProxy) -> Policy {
+    let seen = proxy.counter();
+    Policy::start(move |before| {
+        let begun = Instant::now();
+        while seen() < before && begun.elapsed() < GATE_MAX {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        "dunno".into()
+    })
 }
 
 /// A company's submission: encrypted, for users alone, on to the mailboxes one mail at a time, so that their order
