@@ -104,7 +104,9 @@ fn whenever_it_is_killed_each_mail_is_accounted_for_and_none_stays() {
     assert_eq!(said, done, "what has left has arrived, and nothing else");
     // What was cut off before it was taken may be uncertain, or never sent; nothing is lost or open.
     assert!(told.keys().all(|fate| ["arrived", "late", "uncertain", "unsent"].contains(fate)), "{told:?}");
-    assert_eq!(number(&place, "SELECT count(*) FROM flight"), 0, "all flights have ended");
+    // What has not come might still.
+    let uncertain = told.get("uncertain").copied().unwrap_or(0);
+    assert_eq!(number(&place, "SELECT count(*) FROM flight"), uncertain as u64, "all others have ended");
     route.only_strangers(kills as usize);
     assert_eq!(route.proxy.failures(), Vec::<String>::new());
 }
