@@ -14,8 +14,8 @@
 //! and inversions are facts of the observation and never fail it.
 //!
 //! What is about to be sent is in the store before it is sent, where there is one: after a crash, messages in flight
-//! get their fate, and their copies are known for the check's own and taken off the server. Nothing else is ever taken
-//! off it.
+//! get their fate, and their copies are known for the check's own and taken off the server. Nothing is taken off it
+//! before its fate has been told, and nothing else ever.
 //!
 //! ```yaml
 //! - name: round-trip
@@ -160,10 +160,12 @@ impl DeliveryAsk {
     /// Who the messages of an attempt are.
     fn identities(&self, state: &mut State) -> Vec<Identity> {
         let sent_at = clock::now();
+        let is_stored = state.journal.is_some();
         (0..self.manner.burst)
             .map(|_| {
                 state.sequence = state.lane.after(state.sequence);
-                Identity { check: state.check, sequence: state.sequence, sent_at, nonce: clock::random_seed() }
+                let nonce = marked(clock::random_seed(), is_stored);
+                Identity { check: state.check, sequence: state.sequence, sent_at, nonce }
             })
             .collect()
     }
@@ -312,6 +314,12 @@ impl DeliveryAsk {
         }
         Answer { observation, transcript }
     }
+}
+
+/// A nonce whose last bit tells the messages that a store knows of from those of a `bongsu probe`, which are nobody's but
+/// its own as long as it runs.
+fn marked(nonce: u64, is_stored: bool) -> u64 {
+    nonce & !1 | u64::from(is_stored)
 }
 
 fn terms(sender: &dyn Sender, manner: &Manner) -> Terms {

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{CLOSE_MAX, DeliveryAsk, on_side};
+use super::{CLOSE_MAX, DeliveryAsk, marked, on_side};
 use crate::{
     check::{Context, Journal, Lane},
     clock,
@@ -321,7 +321,8 @@ impl DeliveryAsk {
     /// Whether nobody waits for a message of this check that the ledger does not know. What an earlier run had not
     /// told is known from the store; so what else it sent has been told, and the run ended before it took it off.
     fn is_leftover(&self, state: &State, identity: &Identity) -> bool {
-        let was_told = state.taken_up.is_some_and(|at| identity.sent_at < at) && state.lane.has(identity.sequence);
+        let is_stored = identity.nonce == marked(identity.nonce, true) && state.lane.has(identity.sequence);
+        let was_told = is_stored && state.taken_up.is_some_and(|at| identity.sent_at < at);
         was_told || clock::now().since(identity.sent_at) > self.manner.horizon * 2 + LEFTOVER_SLACK
     }
 

@@ -7,11 +7,11 @@ use std::{
 
 use super::{
     super::receiving::stranger,
-    route::{Route, USER},
+    route::{Route, USER, Unusual},
 };
 use crate::harness::{
     daemon::{Place, until},
-    mangler::sequence,
+    mangler::{Rates, sequence},
 };
 
 /// Kills in one run of the test; `BONGSU_KILLS` asks for more.
@@ -55,7 +55,9 @@ fn whenever_it_is_killed_each_mail_is_accounted_for_and_none_stays() {
     let kills = std::env::var("BONGSU_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
     println!("BONGSU_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let route = Route::start();
+    // Some mails come twice, the second copy perhaps when nobody remembers the first.
+    let rates = Rates { repeat: 0.3, ..Rates::default() };
+    let route = Route::start_with(Unusual { seed, rates, ..Unusual::default() });
     let place = Place::new("", &checks(&route));
     for n in 0..kills {
         let daemon = place.spawn();
@@ -109,6 +111,21 @@ fn whenever_it_is_killed_each_mail_is_accounted_for_and_none_stays() {
     assert_eq!(number(&place, "SELECT count(*) FROM flight"), uncertain as u64, "all others have ended");
     route.only_strangers(kills as usize);
     assert_eq!(route.proxy.failures(), Vec::<String>::new());
+}
+
+#[test]
+fn a_polite_stop_waits_for_what_is_just_arriving() {
+    let (delay_by, hold_max) = (Duration::from_millis(400), Duration::from_secs(1));
+    let rates = Rates { delay: 1.0, delay_by, hold_max, ..Rates::default() };
+    let route = Route::start_with(Unusual { rates, ..Unusual::default() });
+    let place = Place::new("", &checks(&route).replace("every: 400ms", "every: 20s"));
+    let seen = route.proxy.counter();
+    let daemon = place.start();
+    until("both mails are on their way", || seen() == 2);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert_eq!(place.query("SELECT fate FROM observations"), ["arrived", "arrived"], "{}", daemon.log());
+    assert_eq!(number(&place, "SELECT count(*) FROM flight"), 0);
+    route.only_strangers(0);
 }
 
 /// The part of a token that names its check.
