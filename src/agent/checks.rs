@@ -5,11 +5,7 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -52,11 +48,14 @@ const PACE_MAX: Duration = Duration::from_secs(2);
 /// Pause after a bug in a check's own task, so that it is no tight loop.
 const BUG_PAUSE: Duration = Duration::from_secs(10);
 
-/// How long an attempt that is in flight at a stop may still take. What it sent has mostly arrived by then, and is told
-/// and cleared away.
-const FINISH_MAX: Duration = Duration::from_millis(1_500);
+/// How long an attempt that has sent something may go on after the stop: usually what it sent is just arriving, and is
+/// then told and taken off the server, instead of lying there until the next start.
+const LAST_MAX: Duration = Duration::from_millis(1_500);
 
-/// Longest goodbye of a check that is asked no more; with [`FINISH_MAX`], less than what a stop may take altogether.
+/// How long a last correction is waited for after the stop: enough to read what has come already.
+const LAST_WORD_MAX: Duration = Duration::from_millis(200);
+
+/// Longest goodbye of a check that is asked no more; with [`LAST_MAX`], less than what a stop may take altogether.
 const CLOSE_MAX: Duration = Duration::from_millis(2_500);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
@@ -165,8 +164,8 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Runs until `stop` turns true. An attempt that is in flight then may end within [`FINISH_MAX`]; if it does not, it
-    /// is abandoned: it has told nothing yet, and what it sent is known to the store. Sessions that are kept are ended.
+    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned, one that sends after [`LAST_MAX`]:
+    /// it has told nothing yet, and what it sent is known to the store. Sessions that are kept are ended.
     pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
         let begun = tokio::select! {
             biased;
@@ -218,21 +217,20 @@ impl Runner {
         // The first attempt may come shortly before the check's regular time, which is then passed over once.
         let mut second = self.check.schedule.second(&self.check.name, first);
         loop {
-            let asking = AtomicBool::new(false);
-            let mut step = pin!(AssertUnwindSafe(self.step(due, second.take(), &asking)).catch_unwind());
-            let stopped = async {
-                let _ = stop.wait_for(|stop| *stop).await;
-            };
-            let result = tokio::select! {
+            let waited = tokio::select! {
                 biased;
-                () = stopped => {
-                    if asking.load(Ordering::Relaxed) {
-                        let _ = tokio::time::timeout(FINISH_MAX, step).await;
-                    }
-                    return;
-                }
-                result = &mut step => result,
+                _ = stop.wait_for(|stop| *stop) => None,
+                waited = AssertUnwindSafe(self.look_after(due)).catch_unwind() => Some(waited),
             };
+            let Some(waited) = waited else {
+                let _ = tokio::time::timeout(LAST_MAX, self.tell_last()).await;
+                return;
+            };
+            let asked = match waited {
+                Ok(due) => self.ask_unless(due, second.take(), stop).await,
+                Err(bug) => Some(Err(bug)),
+            };
+            let Some(result) = asked else { return };
             match result {
                 Ok(Some(next)) => due = next,
                 Ok(None) => {
@@ -247,12 +245,40 @@ impl Runner {
         }
     }
 
-    /// Waits until the check is due and asks; returns when the next attempt is due. The asking has a box of its own,
-    /// so that a sleeping check, which most are most of the time, holds only what sleeping needs.
-    async fn step(&self, due: Due, second: Option<Timestamp>, asking: &AtomicBool) -> Option<Due> {
-        let due = self.look_after(due).await;
-        asking.store(true, Ordering::Relaxed);
-        Box::pin(self.ask(due, second)).await
+    /// Asks; returns when the next attempt is due, or the panic of a bug; `None` when it was told to stop. The asking has
+    /// a box of its own, so that a sleeping check, which most are most of the time, holds only what sleeping needs.
+    async fn ask_unless(
+        &self,
+        due: Due,
+        second: Option<Timestamp>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<std::thread::Result<Option<Due>>> {
+        let mut asked = Box::pin(AssertUnwindSafe(self.ask(due, second)).catch_unwind());
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            result = &mut asked => return Some(result),
+        }
+        if self.check.ask.sends() {
+            let last = async {
+                if asked.await.is_ok() {
+                    self.tell_last().await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST_MAX, last).await;
+        }
+        None
+    }
+
+    /// Tells what has already come to light about earlier attempts.
+    async fn tell_last(&self) {
+        if !self.check.ask.sends() {
+            return;
+        }
+        let ask = &self.check.ask;
+        while let Ok(Some(correction)) = tokio::time::timeout(LAST_WORD_MAX, ask.afterwards()).await {
+            self.tell(Event::Corrected { check: self.check.name.clone(), correction }).await;
+        }
     }
 
     /// One attempt with what belongs to it.

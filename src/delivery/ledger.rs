@@ -356,12 +356,7 @@ impl Ledger {
 
     /// Whether a booked message may still meet another fate: pending, or lost not too long ago.
     pub fn is_outstanding(&self, now: Instant) -> bool {
-        let is_open = |b: &&Batch| {
-            b.booked.as_ref().is_some_and(|v| {
-                let fates = v.delivery.all_fates();
-                fates.pending + fates.lost + fates.uncertain > 0
-            })
-        };
+        let is_open = |b: &&Batch| b.booked.as_ref().is_some_and(|told| !is_closed(told));
         self.batches.iter().filter(is_open).any(|b| {
             let open = |e: &Entry| !e.is_settled() && now.saturating_duration_since(e.at) < FORGET_AFTER;
             b.entries.iter().any(open)
@@ -377,17 +372,36 @@ impl Ledger {
         })
     }
 
+    /// Whether the fate of a message has come out of [`Ledger::book`] or [`Ledger::poll`], so that it need not be found
+    /// again to be known. One that is not remembered need not either.
+    pub fn is_told(&self, sequence: u64) -> bool {
+        let Some((batch, _)) = self.position(sequence) else { return true };
+        let batch = &self.batches[batch];
+        batch.booked.as_ref().is_some_and(|told| !batch.touched || is_closed(told))
+    }
+
     /// When the next horizon of a booked message passes.
     pub fn next_horizon(&self) -> Option<Instant> {
         self.batches.iter().filter(|b| b.booked.is_some()).filter_map(|b| b.due).min()
     }
 
     fn find(&mut self, sequence: u64) -> Option<(&mut Batch, usize)> {
-        let after = self.batches.partition_point(|b| b.first() <= sequence);
-        let batch = self.batches.get_mut(after.checked_sub(1)?)?;
-        let entry = batch.entries.iter().position(|e| e.sequence == sequence)?;
+        let (batch, entry) = self.position(sequence)?;
+        Some((&mut self.batches[batch], entry))
+    }
+
+    /// The batch of a message, and the message within it.
+    fn position(&self, sequence: u64) -> Option<(usize, usize)> {
+        let batch = self.batches.partition_point(|b| b.first() <= sequence).checked_sub(1)?;
+        let entry = self.batches[batch].entries.iter().position(|e| e.sequence == sequence)?;
         Some((batch, entry))
     }
+}
+
+/// Whether no message of these may still meet another fate.
+fn is_closed(told: &Verdict) -> bool {
+    let fates = told.delivery.all_fates();
+    fates.pending + fates.lost + fates.uncertain == 0
 }
 
 #[cfg(test)]

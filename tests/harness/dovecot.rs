@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Server, certs, free_port, scratch, write};
+use super::{Server, certs, free_port, scratch_in_memory, write};
 
 /// The password of every user.
 pub const PASSWORD: &str = "secret";
@@ -46,12 +46,21 @@ impl Dovecot {
 
     /// Starts it with these further lines of configuration, which win over those above them.
     pub fn start_with(more: &str) -> Self {
-        Self::start_where(&[], more)
+        Self::launch(&[], more, &[])
     }
 
     /// Starts it with mailboxes of these users that are full, and further lines of configuration.
     pub fn start_where(full: &[&str], more: &str) -> Self {
-        let scratch = scratch();
+        Self::launch(full, more, &[])
+    }
+
+    /// Starts it with further lines of configuration, and these variables (`NAME=value`) in its environment.
+    pub fn start_in(more: &str, environment: &[String]) -> Self {
+        Self::launch(&[], more, environment)
+    }
+
+    fn launch(full: &[&str], more: &str, environment: &[String]) -> Self {
+        let scratch = scratch_in_memory();
         let dir = scratch.path().to_path_buf();
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
         let pair = certs::self_signed(&["localhost", "127.0.0.1"], false);
@@ -65,8 +74,12 @@ impl Dovecot {
         let quota = quota(&dir, full);
         let conf = write(&dir, "d.conf", &format!("{quota}{}{more}\n", configuration(&dir, ports)));
         let [imap, imaps, pop3, pop3s, lmtp] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let args = ["-F", "-c", conf.to_str().expect("a plain path")];
-        let server = Server::start("dovecot-imapd", "/usr/sbin/dovecot", &args, scratch, imap);
+        // What it hands on to its processes is but what it is told to.
+        let names: Vec<&str> = environment.iter().filter_map(|v| v.split('=').next()).collect();
+        let import = format!("import_environment={}", names.join(" "));
+        let mut args: Vec<&str> = environment.iter().map(String::as_str).collect();
+        args.extend(["/usr/sbin/dovecot", "-F", "-o", &import, "-c", conf.to_str().expect("a plain path")]);
+        let server = Server::start("dovecot-imapd", "env", &args, scratch, imap);
         let dovecot = Self { server, imap, imaps, pop3, pop3s, lmtp, sasl: dir.join("run/sasl"), certificate, dir };
         // The master opens all ports before the first process that answers is ready.
         super::daemon::until("dovecot greets", || Imap::open(dovecot.imap).is_some());

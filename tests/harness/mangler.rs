@@ -235,6 +235,11 @@ impl<M: Message> Mangler<M> {
         self.entries.values().filter_map(|e| e.due).min()
     }
 
+    /// How many messages were seen so far.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
+    }
+
     /// What was done so far.
     pub fn account(&self) -> Account {
         let mut deeds: BTreeMap<Deed, BTreeSet<String>> = BTreeMap::new();

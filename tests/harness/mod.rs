@@ -9,6 +9,7 @@ pub mod mangler;
 pub mod dovecot;
 pub mod mosquitto;
 pub mod mqtt_proxy;
+pub mod policy;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
@@ -58,6 +59,43 @@ pub fn scratch() -> TempDir {
     let dir = tempfile::Builder::new().prefix("bongsu-test-").tempdir().expect("a scratch directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
     dir
+}
+
+/// The same in memory, where the machine has such a place: a mail server waits for the disk at each step of each mail.
+pub fn scratch_in_memory() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() {
+        return scratch();
+    }
+    let dir = tempfile::Builder::new().prefix("bongsu-test-").tempdir_in(memory).expect("a scratch directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
+    dir
+}
+
+/// What a program's environment must hold for its wall clock to be off by so much (`+1d`, `-90m`); its monotonic clock
+/// stays right. Needs the Debian package libfaketime.
+pub fn off_by(shift: &str) -> [String; 4] {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    assert!(Path::new(&library).exists(), "there is no {library}; install the Debian package libfaketime");
+    [
+        format!("LD_PRELOAD={library}"),
+        format!("FAKETIME={shift}"),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+        "FAKETIME_DONT_RESET=1".into(),
+    ]
+}
+
+/// Removes what processes with a faked clock have left in shared memory, once they have ended.
+pub fn sweep_clocks() {
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"));
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Another test may do the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes a file into a directory and returns its path; world-readable.

@@ -425,6 +425,27 @@ fn copies_that_stay_on_the_server_are_told_apart() {
 }
 
 #[test]
+fn a_message_is_told_when_its_fate_is_and_not_while_that_is_only_known() {
+    let (mut ledger, at) = (ledger(), Instant::now());
+    accepted(&mut ledger, 1, at);
+    ledger.came(1, &identity(1), Integrity::Equal, at + ms(5));
+    assert!(!ledger.is_told(1), "it is not booked");
+    ledger.booked(1, at + ms(6));
+    assert!(ledger.is_told(1));
+    // A further copy changes no fate.
+    assert_eq!(ledger.came(1, &identity(1), Integrity::Equal, at + ms(7)), Sighting::Duplicate);
+    assert!(ledger.is_told(1));
+    accepted(&mut ledger, 2, at);
+    ledger.booked(2, at + ms(2));
+    assert!(ledger.is_told(2), "told as pending");
+    ledger.came(1, &identity(2), Integrity::Equal, at + ms(9));
+    assert!(!ledger.is_told(2), "its arrival is known and was told to nobody");
+    assert_eq!(std::iter::from_fn(|| ledger.poll(at + ms(10))).count(), 2);
+    assert!(ledger.is_told(2));
+    assert!(ledger.is_told(99), "nobody remembers it");
+}
+
+#[test]
 fn a_bounce_settles_a_message_at_once() {
     let (mut l, t) = (ledger(), crate::clock::instant());
     accepted(&mut l, 1, t);
