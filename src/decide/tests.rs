@@ -232,8 +232,14 @@ fn steps_repeats_and_acknowledgement() {
         world.told,
         ["3 hook problem", "103 hook reminder", "203 hook reminder", "250 boss problem", "303 hook reminder"]
     );
+    // Each message says who is told next.
+    let next =
+        |m: &Message| m.alert.next.as_ref().map(|n| format!("{} at {}", n.channels[0], n.at.as_millis() / 1_000));
+    let said: Vec<String> = world.shelf.messages.values().filter_map(next).collect();
+    assert_eq!(said, ["hook at 103", "hook at 203", "boss at 250", "hook at 303", "hook at 403"]);
     let ack = Event::Acknowledge { incident: IncidentId(1), by: "kim".into(), note: "on it".into() };
     world.event(330, ack.clone());
+    assert_eq!(plan::told_next(&world.core.plan().routes, &world.shelf.incidents[&IncidentId(1)]), None);
     world.event(600, Event::Tick);
     assert_eq!(world.told.len(), 5, "an acknowledged incident is not repeated");
     assert!(matches!(world.core.handle(second(601), ack), Err(Refused::AlreadyAcknowledged { .. })));
