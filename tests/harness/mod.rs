@@ -4,12 +4,15 @@
 
 pub mod broker;
 pub mod certs;
+pub mod daemon;
+pub mod dovecot;
+pub mod http;
 pub mod lmtp_proxy;
 pub mod mangler;
-pub mod dovecot;
 pub mod mosquitto;
 pub mod mqtt_proxy;
 pub mod policy;
+pub mod ports;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
@@ -17,7 +20,7 @@ pub mod websocket;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -29,29 +32,11 @@ use bongsu::{
     options::Options,
     protocol::{Net, wire::NetOptions},
 };
+pub use ports::{free_port, free_udp_port};
 use tempfile::TempDir;
-
-pub mod daemon;
-pub mod http;
 
 /// Longest a server may take to open its port on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
-
-/// A TCP port nobody uses, chosen by the kernel.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
-}
-
-/// A port free for both UDP and TCP, as a name server needs it.
-pub fn free_udp_port() -> u16 {
-    loop {
-        let port = free_port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// A scratch directory that servers which drop their privileges may read and write.
 pub fn scratch() -> TempDir {
