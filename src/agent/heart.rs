@@ -452,6 +452,7 @@ fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, S
         messages: restored.messages,
         next_incident: restored.next_incident.0,
         next_message: restored.next_message.0,
+        vantage: restored.vantage,
     })
 }
 

@@ -372,7 +372,8 @@ impl Ask for DeliveryAsk {
         let attempts = self.manner.horizon.as_millis() / every.as_millis().max(1);
         let messages = attempts.saturating_mul(u128::from(self.manner.burst));
         (messages > ENTRIES_MAX as u128).then(|| {
-            let text = format!("{messages} messages are sent until one counts as lost, and {ENTRIES_MAX} are remembered");
+            let text =
+                format!("{messages} messages are sent until one counts as lost, and {ENTRIES_MAX} are remembered");
             (text, "ask less often, send a smaller `burst`, or lower `lost_after`")
         })
     }

@@ -61,6 +61,10 @@ pub struct Memory {
     /// Whether it is flapping.
     #[serde(default)]
     pub flapping: bool,
+    /// Since when the agent has been isolated, for a check that could not be judged because of it and has not been
+    /// judged since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void_since: Option<Timestamp>,
     /// Samples before this are not judged again: an outage that is over is no evidence of a degradation.
     #[serde(default)]
     pub judged_since: Timestamp,
@@ -82,6 +86,7 @@ impl Default for Memory {
             last_good: None,
             last_bad: None,
             flapping: false,
+            void_since: None,
             judged_since: Timestamp::EPOCH,
             accounts: Accounts::default(),
         }

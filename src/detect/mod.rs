@@ -333,6 +333,14 @@ impl Track {
         changes
     }
 
+    /// Counts anew: what was seen before a time that nobody could see says nothing of what comes after it. Confirmed
+    /// trouble stays; a suspicion or a recovery that was being confirmed begins again with the next observation.
+    pub fn afresh(&mut self) {
+        self.memory.bad = Run::default();
+        self.memory.good = Run::default();
+        self.memory.void_since = None;
+    }
+
     /// How soon the check is to be asked again.
     pub fn pace(&self, thresholds: &Thresholds) -> Pace {
         let recovering = self.severity() == Some(Severity::Down) && self.memory.good.count > 0 && !self.memory.flapping;

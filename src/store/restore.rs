@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     alert::{Message, MessageId},
-    incident::{Incident, IncidentId},
+    incident::{Incident, IncidentId, Vantage},
     observation::Observation,
     value::{CheckName, Timestamp},
 };
@@ -67,6 +67,8 @@ pub struct Restored {
     pub next_incident: IncidentId,
     /// The number of the next message.
     pub next_message: MessageId,
+    /// How the vantage stood.
+    pub vantage: Vantage,
     /// Recent observations of every watched check that has any, oldest first.
     pub recent: BTreeMap<CheckName, Vec<Observation>>,
 }
@@ -114,8 +116,12 @@ impl Writer {
                 .optional()?;
             Ok(u64::try_from(last.unwrap_or(0)).unwrap_or(0).saturating_add(1))
         };
+        let vantage: Option<String> =
+            tx.query_row("SELECT value FROM meta WHERE key = 'vantage'", [], |row| row.get(0)).optional()?;
+        let vantage = vantage.map(|json| encode::from_json(&json, "the vantage")).transpose()?;
         let restored = Restored {
             states,
+            vantage: vantage.unwrap_or_default(),
             incidents: read::incidents(&tx, "SELECT id, json FROM incident WHERE closed_at IS NULL ORDER BY id", [])?,
             messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
             next_incident: IncidentId(next("incident")?),

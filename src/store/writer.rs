@@ -224,6 +224,10 @@ impl Writing<'_> {
         for message in &commit.messages {
             self.message(message)?;
         }
+        if let Some(vantage) = &commit.vantage {
+            let json = encode::to_json(vantage)?;
+            self.tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('vantage', ?1)", [json])?;
+        }
         Ok(())
     }
 
