@@ -25,6 +25,7 @@ use crate::{
     clock,
     decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
     detect::{Pace, State},
+    incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
@@ -109,6 +110,8 @@ pub(crate) async fn ask(
 pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
+    /// The isolation in which an earlier run ended.
+    pub(crate) isolation: Option<Isolation>,
     stop: Arc<AtomicBool>,
     end: oneshot::Receiver<String>,
     thread: Option<thread::JoinHandle<()>>,
@@ -124,7 +127,7 @@ impl Heart {
     ) -> Result<Self, AgentError> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (timeout, next_timeout) = watch::channel(None);
-        let (opened, open_result) = oneshot::channel();
+        let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -133,7 +136,7 @@ impl Heart {
             .spawn(move || {
                 let beating = match Beating::open(&path, setup, board, telemetry, timeout) {
                     Ok(beating) => {
-                        let _ = opened.send(Ok(()));
+                        let _ = opened.send(Ok(beating.core.isolation().copied()));
                         beating
                     }
                     Err(error) => {
@@ -149,8 +152,9 @@ impl Heart {
                 });
             })
             .map_err(|e| AgentError::Heart(e.to_string()))?;
-        open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, stop, end, thread: Some(thread) })
+        let isolation =
+            open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
+        Ok(Self { jobs, next_timeout, isolation, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -217,6 +221,7 @@ impl Beating {
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
+        board.hold(core.isolation().is_some());
         Ok(Self {
             core,
             writer,
@@ -355,6 +360,7 @@ impl Beating {
                 tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
             }
         }
+        self.board.hold(self.core.isolation().is_some());
         self.board.publish(commits.iter().flat_map(|c| &c.messages));
         if events > 0 {
             let (depth, oldest) = self.board.depth();

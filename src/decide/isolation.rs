@@ -37,6 +37,8 @@ pub enum Sight {
         /// How many there are.
         canaries: u32,
     },
+    /// Nobody could look for a while, or the clock was set: what was being confirmed is confirmed anew.
+    Jumped,
     /// One answers, or there are none.
     Clear {
         /// For how long none had answered, on the monotonic clock; absent when the agent has not seen the beginning.
@@ -104,6 +106,12 @@ impl Core {
                 for id in open {
                     self.tell_what_is_due(now, id, commit);
                 }
+            }
+            (_, Sight::Jumped) => {
+                // Stored with each check's next observation; a crash before it leaves the count as it was.
+                let unsure = |t: &&mut super::Tracked| t.track.memory.bad.count > 0 || t.track.memory.good.count > 0;
+                self.tracks.values_mut().filter(unsure).for_each(|t| t.track.confirm_anew());
+                return;
             }
             (None, Sight::Clear { .. }) | (Some(_), Sight::Isolated { .. }) => return,
         }

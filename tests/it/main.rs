@@ -14,3 +14,4 @@ mod kills;
 mod reference;
 mod servers;
 mod shipped;
+mod vantage;
