@@ -42,7 +42,7 @@ pub struct Reading {
     pub booted: Duration,
 }
 
-/// Something that happened to the clocks.
+/// Something that happened to the clocks; by whole seconds, because no two clocks can be read at the same moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Jump {
     /// The wall clock was set forward by this much.
@@ -75,17 +75,22 @@ impl Reading {
         let booted = later.booted.saturating_sub(self.booted);
         let suspended = booted.saturating_sub(running);
         if suspended >= JUMP_MIN {
-            return Some(Jump::Suspended(suspended));
+            return Some(Jump::Suspended(seconds(suspended)));
         }
         // The wall clock goes on while the machine sleeps.
         let expected = self.wall + booted;
         let (ahead, behind) = (later.wall.since(expected), expected.since(later.wall));
         match (ahead >= JUMP_MIN, behind >= JUMP_MIN) {
-            (true, _) => Some(Jump::Forward(ahead)),
-            (_, true) => Some(Jump::Back(behind)),
+            (true, _) => Some(Jump::Forward(seconds(ahead))),
+            (_, true) => Some(Jump::Back(seconds(behind))),
             (false, false) => None,
         }
     }
+}
+
+/// To the nearest second.
+fn seconds(span: Duration) -> Duration {
+    Duration::from_secs((span + Duration::from_millis(500)).as_secs())
 }
 
 impl fmt::Display for Jump {
@@ -131,6 +136,8 @@ mod tests {
             (hour + 1_000, 1_000, 1_000, Some("the wall clock was set forward by 1h")),
             (-hour, 0, 0, Some("the wall clock was set back by 1h")),
             (-24 * hour + 1_000, 1_000, 1_000, Some("the wall clock was set back by 1d")),
+            (hour - 400, 1_000, 1_000, Some("the wall clock was set forward by 59m59s")),
+            (hour + 600, 1_000, 1_000, Some("the wall clock was set forward by 1h")),
             (hour, 1_000, hour as u64, Some("the machine was suspended for 59m59s")),
             (1_000, 1_000, hour as u64, Some("the machine was suspended for 59m59s")),
             (2_500, 1_000, 2_500, None),

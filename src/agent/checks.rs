@@ -256,6 +256,9 @@ impl Runner {
         drop(permit);
         let mut observation = answer.observation;
         let void = self.judge(&mut observation, begun, &clocks).await;
+        if due.void && !void {
+            self.sight.look_again();
+        }
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
@@ -283,7 +286,7 @@ impl Runner {
             Excuse::IfIsolated => self.sight.why_void(begun, false).await,
         };
         let why = why.map(|why| ("isolation", why));
-        let jump = || clocks.jump(&clock::reading()).map(|jump| ("clock", format!("{jump} during the attempt")));
+        let jump = || self.sight.jump_since(begun, clocks).map(|jump| ("clock", format!("{jump} during the attempt")));
         let Some((cause, why)) = why.or_else(jump) else { return false };
         vantage::void(observation, &why);
         self.telemetry.void(cause);

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::heart::Job;
 use crate::{
     check::canary::Canary,
-    clock,
+    clock::{self, Jump, Reading},
     decide::{Event, Sight},
     incident::vantage::{Answer, Isolation},
     observation::Reason,
@@ -78,6 +78,8 @@ pub(crate) struct Vantage {
     /// When the canaries were asked last; locked while they are.
     latest: tokio::sync::Mutex<Option<Instant>>,
     changed: Notify,
+    /// When the clocks were last seen to have parted, and how.
+    jumped: Mutex<Option<(Instant, Jump)>>,
     jobs: mpsc::Sender<Job>,
     telemetry: Arc<Telemetry>,
 }
@@ -107,6 +109,7 @@ impl Vantage {
             stand: watch::Sender::new(Stand { isolated, seen, ..Stand::default() }),
             latest: tokio::sync::Mutex::default(),
             changed: Notify::new(),
+            jumped: Mutex::default(),
             jobs,
             telemetry,
         }
@@ -139,6 +142,13 @@ impl Vantage {
         }
         self.look(LOOK_FRESH, false).await;
         self.stand.borrow().explains(begun)
+    }
+
+    /// Something that could not be judged can be judged again: perhaps a canary answers.
+    pub(crate) fn look_again(&self) {
+        if self.stand.borrow().isolated.is_some() {
+            self.changed.notify_one();
+        }
     }
 
     /// Resolves once the agent is not isolated.
@@ -175,8 +185,17 @@ impl Vantage {
         }
     }
 
+    /// What happened to the clocks since an attempt began at `begun`, when they were read as `clocks`. Both are looked
+    /// at: the clocks because they may have parted within the last second, and what was seen of them because a step
+    /// forward and one back leave no difference.
+    pub(crate) fn jump_since(&self, begun: Instant, clocks: &Reading) -> Option<Jump> {
+        let seen = *self.jumped.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = seen.filter(|(at, _)| *at >= begun).map(|(_, jump)| jump);
+        seen.or_else(|| clocks.jump(&clock::reading()))
+    }
+
     /// Compares the clocks from time to time, for as long as it is polled. What was in flight when they parted is made
-    /// void by its own check, which reads them too.
+    /// void by its own check: see [`Vantage::jump_since`].
     pub(crate) async fn watch_clocks(&self) {
         let mut before = clock::reading();
         loop {
@@ -185,6 +204,7 @@ impl Vantage {
             if let Some(jump) = before.jump(&after) {
                 tracing::warn!("{jump}; what was in flight is void, and what was being confirmed is confirmed anew");
                 self.telemetry.clock_jumped();
+                *self.jumped.lock().unwrap_or_else(PoisonError::into_inner) = Some((clock::instant(), jump));
                 let _ = self.jobs.send(Job::quiet(Event::Vantage(Sight::Jumped))).await;
             }
             before = after;
@@ -279,7 +299,7 @@ impl Vantage {
         let Ok(permit) = self.jobs.reserve().await else { return false };
         let after = self.stand.borrow().answered_at.filter(|at| *at < now);
         let count = u32::try_from(canaries).unwrap_or(u32::MAX);
-        permit.send(Job::quiet(Event::Vantage(Sight::Isolated { after, canaries: count })));
+        permit.send(Job::quiet(Event::Vantage(Sight::Isolated { since: now, after, canaries: count })));
         self.stand.send_modify(|stand| {
             stand.isolated = Some(Isolated { at: now, begun: Some(clock::instant()), canaries });
         });

@@ -15,7 +15,7 @@ use std::{
 use super::{Commit, Core};
 use crate::{
     alert::{Alert, InsteadOf, Message, MessageId, MessageKind, MessageState},
-    detect::Track,
+    detect::{Track, Void},
     incident::{
         Edge, Incident, IncidentId, Severity, Vantage,
         vantage::{AFRESH_MAX, Isolation, SUMMARY_AFTER},
@@ -32,6 +32,8 @@ const SERVICE: &str = "bongsu";
 pub enum Sight {
     /// None of them answers.
     Isolated {
+        /// When that was found.
+        since: Timestamp,
         /// The last time one is known to have answered.
         after: Option<Timestamp>,
         /// How many there are.
@@ -52,19 +54,27 @@ impl Vantage {
     pub(super) fn mark(&self, track: &mut Track, outcome: Outcome) -> bool {
         match (self.isolation, outcome) {
             (Some(isolation), Outcome::Unknown) => {
-                track.memory.void_since = Some(isolation.since);
+                track.memory.void = Some(Void { since: isolation.since, lasts: true });
                 false
             }
             (None, Outcome::Unknown) => false,
-            (_, Outcome::Ok | Outcome::Slow | Outcome::Failed) => {
-                let void = track.memory.void_since.is_some();
-                if void {
-                    track.afresh();
+            (isolation, Outcome::Ok | Outcome::Slow | Outcome::Failed) => {
+                let lasted = is_void(track);
+                if lasted {
+                    track.memory.confirm_anew();
                 }
-                void
+                // While the isolation lasts, its summary still counts the check.
+                let counted = track.memory.void.filter(|_| isolation.is_some());
+                track.memory.void = counted.map(|void| Void { lasts: false, ..void });
+                lasted
             }
         }
     }
+}
+
+/// Whether a check could not be judged because of an isolation, and has not been since.
+fn is_void(track: &Track) -> bool {
+    track.memory.void.is_some_and(|void| void.lasts)
 }
 
 impl Core {
@@ -76,10 +86,10 @@ impl Core {
     /// When something that is due at `at` may be told of an incident: later, as long as none of its checks can be
     /// judged, and not before the return (`None`) while the agent is isolated.
     pub(super) fn not_before(&self, incident: &Incident, at: Timestamp) -> Option<Timestamp> {
-        let lasting = incident.members.iter().filter(|(_, m)| m.ended.is_none());
-        let mut blind =
-            lasting.map(|(check, _)| self.tracks.get(check).and_then(|t| t.track.memory.void_since)).peekable();
-        if blind.peek().is_none() || blind.any(|void| void.is_none()) {
+        let blind = |check| self.tracks.get(check).is_some_and(|t| is_void(&t.track));
+        let mut lasting = incident.members.iter().filter(|(_, m)| m.ended.is_none()).map(|(check, _)| blind(check));
+        // An incident of which no check lasts is over, and waits for nothing.
+        if !lasting.next().is_some_and(|first| first && lasting.all(|blind| blind)) {
             return Some(at);
         }
         match (self.vantage.isolation, self.vantage.returned_at) {
@@ -92,8 +102,8 @@ impl Core {
     /// Takes in what the canaries say. What is known already changes nothing, so it may be said again.
     pub(super) fn sighted(&mut self, now: Timestamp, sight: Sight, commit: &mut Commit) {
         match (self.vantage.isolation, sight) {
-            (None, Sight::Isolated { after, canaries }) => {
-                self.vantage.isolation = Some(Isolation { after, since: now, canaries });
+            (None, Sight::Isolated { since, after, canaries }) => {
+                self.vantage.isolation = Some(Isolation { after, since, canaries });
             }
             (Some(isolation), Sight::Clear { lasted }) => {
                 let lasted = lasted.unwrap_or_else(|| now.since(isolation.since));
@@ -110,7 +120,7 @@ impl Core {
             (_, Sight::Jumped) => {
                 // Stored with each check's next observation; a crash before it leaves the count as it was.
                 let unsure = |t: &&mut super::Tracked| t.track.memory.bad.count > 0 || t.track.memory.good.count > 0;
-                self.tracks.values_mut().filter(unsure).for_each(|t| t.track.confirm_anew());
+                self.tracks.values_mut().filter(unsure).for_each(|t| t.track.memory.confirm_anew());
                 return;
             }
             (None, Sight::Clear { .. }) | (Some(_), Sight::Isolated { .. }) => return,
@@ -132,7 +142,7 @@ impl Core {
     }
 
     fn summary(&self, now: Timestamp, isolation: Isolation, lasted: Duration) -> Alert {
-        let void = |t: &&super::Tracked| t.track.memory.void_since.is_some_and(|since| since >= isolation.since);
+        let void = |t: &&super::Tracked| t.track.memory.void.is_some_and(|void| void.since >= isolation.since);
         let checks = match self.tracks.values().filter(void).count() {
             0 => "no check was asked".to_owned(),
             1 => "1 check could not be judged".to_owned(),

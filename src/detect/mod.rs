@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     accounts::Accounts,
-    memory::{Memory, Run, Trouble},
+    memory::{Memory, Run, Trouble, Void},
     window::{Point, Sample, Window},
 };
 use crate::{
@@ -331,19 +331,6 @@ impl Track {
             _ => self.judge(thresholds, self.memory.as_of, reason, &mut changes),
         }
         changes
-    }
-
-    /// Counts anew: what was seen before a time that nobody could see says nothing of what comes after it. Confirmed
-    /// trouble stays; a suspicion or a recovery that was being confirmed begins again with the next observation.
-    pub fn afresh(&mut self) {
-        self.confirm_anew();
-        self.memory.void_since = None;
-    }
-
-    /// Forgets how often in a row something was seen, as far as it was being confirmed.
-    pub fn confirm_anew(&mut self) {
-        self.memory.bad = Run::default();
-        self.memory.good = Run::default();
     }
 
     /// How soon the check is to be asked again.

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use super::{
     encode,
     error::{Fault, StoreError},
-    read,
+    read, rows,
     writer::{Writer, known},
 };
 use crate::{
@@ -116,12 +116,9 @@ impl Writer {
                 .optional()?;
             Ok(u64::try_from(last.unwrap_or(0)).unwrap_or(0).saturating_add(1))
         };
-        let vantage: Option<String> =
-            tx.query_row("SELECT value FROM meta WHERE key = 'vantage'", [], |row| row.get(0)).optional()?;
-        let vantage = vantage.map(|json| encode::from_json(&json, "the vantage")).transpose()?;
         let restored = Restored {
             states,
-            vantage: vantage.unwrap_or_default(),
+            vantage: rows::vantage(&tx)?,
             incidents: read::incidents(&tx, "SELECT id, json FROM incident WHERE closed_at IS NULL ORDER BY id", [])?,
             messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
             next_incident: IncidentId(next("incident")?),

@@ -225,8 +225,7 @@ impl Writing<'_> {
             self.message(message)?;
         }
         if let Some(vantage) = &commit.vantage {
-            let json = encode::to_json(vantage)?;
-            self.tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('vantage', ?1)", [json])?;
+            rows::write_vantage(self.tx, vantage)?;
         }
         Ok(())
     }

@@ -11,7 +11,10 @@ impl World {
     }
 
     fn isolated(&mut self, at_s: u64) {
-        self.event(at_s, Event::Vantage(Sight::Isolated { after: Some(second(at_s - 1)), canaries: 2 }));
+        self.event(
+            at_s,
+            Event::Vantage(Sight::Isolated { since: second(at_s), after: Some(second(at_s - 1)), canaries: 2 }),
+        );
     }
 
     fn clear(&mut self, at_s: u64) {
@@ -89,6 +92,24 @@ fn a_suspicion_begins_anew_after_the_return() {
     world.see(33, "mail/in", false);
     assert_eq!(world.told, ["33 hook problem"]);
     assert_eq!(world.shelf.incidents[&IncidentId(1)].started.by, second(30));
+}
+
+#[test]
+fn what_was_being_confirmed_is_confirmed_anew_after_a_step_of_the_clock_or_a_suspend() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    world.see(10, "mail/in", true);
+    world.see(20, "mail/in", false);
+    world.event(21, Event::Vantage(Sight::Jumped));
+    world.see(30, "mail/in", false);
+    assert!(world.told.is_empty(), "one before it and one after it are not two in a row");
+    world.see(33, "mail/in", false);
+    assert_eq!(world.told, ["33 hook problem"]);
+    world.answer(34, "hook", &Attempted::Delivered);
+    world.event(40, Event::Vantage(Sight::Jumped));
+    world.see(41, "mail/in", false);
+    assert_eq!(world.told.len(), 1, "an outage goes on");
+    world.see(43, "mail/in", true);
+    assert_eq!(world.told[1..], ["43 hook recovery"]);
 }
 
 #[test]

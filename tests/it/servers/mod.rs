@@ -12,6 +12,7 @@ mod mqtt;
 mod pop3;
 mod receiving;
 mod smtp;
+mod time;
 mod tls_tcp;
 mod websocket;
 mod whole;
