@@ -344,3 +344,100 @@ fn none_of(canaries: usize) -> String {
         n => format!("none of {n} canaries answers"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::future::join_all;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::protocol::wire::NetOptions;
+
+    /// A vantage with one canary on this port of the loopback, and what it tells the core.
+    fn vantage(port: u16) -> (Vantage, mpsc::Receiver<Job>) {
+        let nameservers = vec!["192.0.2.1:53".parse().expect("an address")];
+        let net = Net::new(NetOptions { nameservers, ..NetOptions::default() }).expect("a net");
+        let (jobs, told) = mpsc::channel(8);
+        let telemetry = Telemetry::new("0.1.0", &"v".parse().expect("a name"), clock::now());
+        let canary = Canary::from_url(&format!("tcp://127.0.0.1:{port}")).expect("a URL");
+        (Vantage::new(vec![canary], net, None, jobs, Arc::new(telemetry)), told)
+    }
+
+    fn told(jobs: &mut mpsc::Receiver<Job>) -> Vec<Sight> {
+        let sight = |job| match job {
+            Job::Event { event: Event::Vantage(sight), .. } => sight,
+            _ => panic!("only the vantage is told of"),
+        };
+        std::iter::from_fn(|| jobs.try_recv().ok()).map(sight).collect()
+    }
+
+    #[tokio::test]
+    async fn checks_that_fail_at_once_share_one_asking() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let (vantage, mut jobs) = vantage(listener.local_addr().expect("bound").port());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let server = tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let begun = clock::instant();
+        let answers = join_all((0..50).map(|_| vantage.why_void(begun, true))).await;
+        assert!(answers.iter().all(Option::is_none), "{answers:?}");
+        // A connection counts for its client before its server has taken it in.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!((asked.load(Ordering::SeqCst), told(&mut jobs).len()), (1, 0));
+        assert_eq!(vantage.why_void(begun, false).await, None);
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn the_core_learns_once_of_each_change_and_what_began_before_a_return_is_void() {
+        let port = TcpListener::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = port.local_addr().expect("bound");
+        drop(port);
+        let (vantage, mut jobs) = vantage(address.port());
+        let begun = clock::instant();
+        // One who is dropped while it asks leaves nothing behind.
+        let dropped = tokio::time::timeout(Duration::ZERO, vantage.why_void(begun, true)).await;
+        assert!(dropped.is_err() || dropped.is_ok_and(|why| why.is_some()));
+        let answers = join_all((0..50).map(|_| vantage.why_void(begun, true))).await;
+        let why = "the agent is isolated (its only canary does not answer)";
+        assert!(answers.iter().all(|answer| answer.as_deref() == Some(why)), "{answers:?}");
+        assert!(matches!(told(&mut jobs)[..], [Sight::Isolated { canaries: 1, after: None, .. }]));
+        let status = vantage.status().expect("it has a canary");
+        assert!(status.isolated_since.is_some() && status.canaries[0].answers == Some(false), "{status:?}");
+        let _listener = TcpListener::bind(address).await.expect("its own port");
+        vantage.look(Duration::ZERO, true).await;
+        vantage.returned().await;
+        assert!(matches!(told(&mut jobs)[..], [Sight::Clear { lasted: Some(_) }]));
+        assert_eq!(vantage.why_void(begun, false).await.as_deref(), Some("the agent was isolated meanwhile"));
+        assert_eq!(vantage.why_void(clock::instant(), true).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_isolation_of_an_earlier_run_ends_with_its_canaries() {
+        let (vantage, mut jobs) = vantage(9);
+        let isolation = Isolation { after: None, since: Timestamp::from_millis(5_000), canaries: 2 };
+        let asked = vantage.asked().clone();
+        let vantage = Vantage::new(vec![], asked.net.clone(), Some(isolation), vantage.jobs, vantage.telemetry);
+        assert_eq!(vantage.status(), None);
+        vantage.look(Duration::ZERO, true).await;
+        assert!(matches!(told(&mut jobs)[..], [Sight::Clear { lasted: None }]));
+        assert_eq!(vantage.why_void(clock::instant(), true).await, None);
+    }
+
+    #[test]
+    fn steps_there_and_back_between_two_readings_are_not_forgotten() {
+        let (vantage, _jobs) = vantage(9);
+        let (begun, clocks) = (clock::instant(), clock::reading());
+        assert_eq!(vantage.jump_since(begun, &clocks), None);
+        let jump = Jump::Forward(Duration::from_secs(3_600));
+        *vantage.jumped.lock().expect("no panic") = Some((clock::instant(), jump));
+        assert_eq!(vantage.jump_since(begun, &clocks), Some(jump));
+        assert_eq!(vantage.jump_since(clock::instant(), &clock::reading()), None);
+    }
+}

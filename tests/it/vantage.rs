@@ -3,6 +3,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use crate::harness::{
+    broker::{Broker, Manner},
     daemon::{Place, until},
     free_port,
     http::{Answer, Web},
@@ -171,4 +172,30 @@ fn a_reload_takes_the_canaries_away_and_ends_the_isolation() {
     daemon.signal("HUP");
     until("failures are told", || world.kinds() == ["problem"]);
     assert!(world.place.json(&["status"])["vantage"].is_null());
+}
+
+#[test]
+fn messages_that_nobody_could_see_arrive_are_not_booked_as_lost() {
+    let (broker, canary) = (Broker::start(Manner::Good), Web::start(Answer::Status(200)));
+    let side = format!("{{ mqtt: {{ url: \"mqtt://{}\", topic: t }} }}", broker.address);
+    let checks = format!(
+        "service: chat\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 3 }} }}\nchecks:\n  - {{ name: trip, \
+         delivery: {{ send: {side}, receive: {side}, slow: 1s, lost_after: 3s, sessions: kept }} }}\n"
+    );
+    let agent = format!(", canaries: [\"{}\"]", canary.url("/"));
+    let place = Place::with_agent(&agent, "channels: {}\n", &checks);
+    let _daemon = place.start();
+    let state = || place.query("SELECT state FROM checks");
+    until("messages arrive", || state() == ["up"]);
+    canary.set(Answer::Nothing);
+    broker.now(Manner::Drops);
+    let lost = |outcome: &str| {
+        let sql = "SELECT count(*) FROM observations WHERE fate = 'lost' AND outcome = ";
+        place.query(&format!("{sql}'{outcome}'"))[0].parse::<u32>().expect("a number")
+    };
+    until("losses are void", || lost("unknown") >= 3);
+    assert_eq!((lost("failed"), place.query("SELECT count(*) FROM incidents")), (0, vec!["0".to_owned()]));
+    canary.set(Answer::Status(200));
+    until("losses count again", || lost("failed") >= 3);
+    until("and make an incident", || place.query("SELECT count(*) FROM incidents") == ["1"]);
 }
