@@ -44,7 +44,12 @@ impl Place {
 
     /// Starts the daemon and waits until it says that it watches.
     pub fn start(&self) -> Daemon {
-        let daemon = self.spawn();
+        self.start_with(&[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let daemon = self.spawn_with(variables);
         until("the daemon watches", || {
             assert!(daemon.alive(), "the daemon ended:\n{}", daemon.log());
             daemon.log().contains("watching")

@@ -17,6 +17,7 @@ mod receiving;
 mod scenarios;
 mod smtp;
 mod thousand;
+mod time;
 mod tls_tcp;
 mod unit;
 mod websocket;
