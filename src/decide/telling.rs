@@ -235,8 +235,10 @@ impl Core {
                 return;
             }
         }
-        let closed = !incident.is_open();
-        let kind = if closed && !message.alert.kind.is_final() { MessageKind::Past } else { message.alert.kind };
+        // Who has not heard of it while it lasted hears of the whole: the end of something unknown tells nothing.
+        let knows_beginning = incident.told.channels.contains_key(&fallback);
+        let tells_all = !incident.is_open() && !(message.alert.kind.is_final() && knows_beginning);
+        let kind = if tells_all { MessageKind::Past } else { message.alert.kind };
         let Some(mut alert) = self.compose(id, kind, now) else { return };
         let error = message.last_error.clone().unwrap_or_default();
         alert.instead_of = Some(InsteadOf { channel: message.channel.clone(), error });

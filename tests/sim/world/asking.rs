@@ -27,6 +27,8 @@ pub struct Due {
     instant: Instant,
     /// How soon the one after it is wanted, while something is being confirmed.
     confirms: Option<Duration>,
+    /// Whether the latest attempt told nothing because of the agent itself.
+    void: bool,
 }
 
 /// One check's task.
@@ -60,6 +62,9 @@ pub struct Flying {
     at: Timestamp,
     begun: Instant,
     second: Option<Timestamp>,
+    /// Whether the clocks have parted meanwhile.
+    pub jumped: bool,
+    void: bool,
     shows: Option<Observation>,
 }
 
@@ -76,7 +81,7 @@ impl World {
                 untold.extend(observations.into_iter().map(|o| (index, o)));
                 mail
             });
-            let due = Due { at: first, instant: instant + first.since(wall), confirms: None };
+            let due = Due { at: first, instant: instant + first.since(wall), confirms: None, void: false };
             let second = check.schedule.second(&check.name, first);
             let runner = Runner { due, second, flying: None, mail, number: 0 };
             if let Some(agent) = &mut self.agent {
@@ -109,15 +114,31 @@ impl World {
         self.queue.push(at, self.owner(), What::Ask(index, number));
     }
 
-    fn schedule(&mut self, index: usize, at: Timestamp, second: Option<Timestamp>) {
+    fn schedule(&mut self, index: usize, at: Timestamp, second: Option<Timestamp>, void: bool) {
         let (wall, instant) = (self.wall(), self.clock.instant());
         let check = &self.checks[index];
         let next = next_run(&check.schedule, &check.name, wall, at, second).expect("an interval is always due");
-        let due = Due { at: next, instant: instant + next.since(wall), confirms: None };
+        let due = Due { at: next, instant: instant + next.since(wall), confirms: None, void };
         if let Some(runner) = self.runner(index) {
             runner.due = due;
         }
         self.sleep_until_due(index);
+    }
+
+    /// The agent is not isolated any more: what told nothing because of that is asked soon.
+    pub(super) fn ask_void_ones(&mut self) {
+        let (wall, instant) = (self.wall(), self.clock.instant());
+        for index in 0..self.checks.len() {
+            let pause_ms = ms(self.checks[index].thresholds.confirm_every).max(1);
+            let pause = Duration::from_millis(self.random.u64(..pause_ms as u64));
+            let Some(runner) = self.runner(index).filter(|r| r.due.void && r.flying.is_none()) else { continue };
+            runner.due.void = false;
+            if instant + pause < runner.due.instant {
+                let confirms = runner.due.confirms;
+                runner.due = Due { at: wall + pause, instant: instant + pause, confirms, void: false };
+                self.sleep_until_due(index);
+            }
+        }
     }
 
     pub(super) fn ask(&mut self, index: usize, number: u64) {
@@ -129,7 +150,7 @@ impl World {
         let Some(runner) = self.runner(index) else { return };
         runner.number += 1;
         let (number, second, due) = (runner.number, runner.second.take(), runner.due);
-        runner.flying = Some(Flying { at, begun: instant, second, shows: None });
+        runner.flying = Some(Flying { at, begun: instant, second, jumped: false, void: false, shows: None });
         let timeout = check.settings.timeout;
         let is_probe = runner.mail.is_none();
         let owner = self.owner();
@@ -149,7 +170,9 @@ impl World {
         }
         let regular = next_run(&check.schedule, &check.name, at, due.at, second);
         let wait_max = regular.map(|next| next.since(at)).into_iter().chain(due.confirms).min();
-        self.read_mailbox(index, instant);
+        if self.clock.now >= self.cut_until {
+            self.read_mailbox(index, instant);
+        }
         self.send(index, number, timeout, wait_max);
     }
 
@@ -169,7 +192,7 @@ impl World {
     /// Something reaches a mailbox; the agent sees it when it runs and the machine is awake.
     pub(super) fn letter(&mut self, index: usize, letter: Letter) {
         self.mailboxes[index].push(letter);
-        if self.clock.now < self.asleep_until {
+        if self.clock.now < self.asleep_until.max(self.cut_until) {
             return;
         }
         let instant = self.clock.instant();
@@ -206,12 +229,23 @@ impl World {
         let shown = shows.or_else(|| runner.mail.as_mut()?.book(flying.at, instant, took));
         runner.number += 1;
         let number = runner.number;
-        let Some(observation) = shown else { return };
+        let (begun, jumped, was_void) = (flying.begun, flying.jumped, runner.due.void);
+        let Some(mut observation) = shown else { return };
+        let void = self.voids(&mut observation, begun, jumped);
+        if was_void && !void {
+            self.look_again();
+        }
+        if let Some(flying) = self.runner(index).and_then(|r| r.flying.as_mut()) {
+            flying.void = void;
+        }
         let at = self.clock.now + ms(PACE_MAX);
         self.queue.push(at, self.owner(), What::Unanswered(index, number));
         self.note(index, &observation);
         let check = self.checks[index].name.clone();
-        self.job(Event::Observed { check, observation }, Some(Asker::Check { index, number: Some(number), at: self.clock.now }));
+        self.job(
+            Event::Observed { check, observation },
+            Some(Asker::Check { index, number: Some(number), at: self.clock.now }),
+        );
     }
 
     fn note(&mut self, index: usize, observation: &Observation) {
@@ -228,7 +262,7 @@ impl World {
         }
         let Some(flying) = self.runner(index).and_then(|r| r.flying.take()) else { return };
         let ran = self.runner(index).map_or(flying.at, |r| r.due.at);
-        self.schedule(index, ran, flying.second);
+        self.schedule(index, ran, flying.second, false);
     }
 
     /// The core has not said in time how soon to ask again.
@@ -254,7 +288,8 @@ impl World {
         if let Pace::Confirm(every) = pace
             && instant + every < runner.due.instant
         {
-            runner.due = Due { at: wall + every, instant: instant + every, confirms: Some(every) };
+            let void = runner.due.void;
+            runner.due = Due { at: wall + every, instant: instant + every, confirms: Some(every), void };
             self.sleep_until_due(index);
         }
     }
@@ -267,12 +302,12 @@ impl World {
             Pace::Confirm(every) => {
                 let at = (flying.at + every).max(wall);
                 let due = (flying.begun + every).max(instant);
-                runner.due = Due { at, instant: due, confirms: Some(every) };
+                runner.due = Due { at, instant: due, confirms: Some(every), void: flying.void };
                 self.sleep_until_due(index);
             }
             Pace::Regular => {
                 let ran = runner.due.at;
-                self.schedule(index, ran, flying.second);
+                self.schedule(index, ran, flying.second, flying.void);
             }
         }
         self.look_after(index);
@@ -284,9 +319,13 @@ impl World {
         loop {
             let Some(runner) = self.runner(index).filter(|r| r.flying.is_none()) else { return };
             let Some(mail) = &mut runner.mail else { return };
-            let Some(correction) = mail.poll(instant) else { break };
+            let Some(mut correction) = mail.poll(instant) else { break };
+            self.voids_fate(&mut correction);
             let check = self.checks[index].name.clone();
-            self.job(Event::Corrected { check, correction }, Some(Asker::Check { index, number: None, at: self.clock.now }));
+            self.job(
+                Event::Corrected { check, correction },
+                Some(Asker::Check { index, number: None, at: self.clock.now }),
+            );
         }
         let horizon = self.runner(index).and_then(|r| r.mail.as_ref()?.next_horizon());
         if let Some(horizon) = horizon {

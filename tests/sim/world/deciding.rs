@@ -102,7 +102,7 @@ impl World {
 
     /// Writes a group, unless the store refuses or the agent is killed; whether it is written and the agent lives.
     pub(super) fn write(&mut self, group: Vec<Commit>, askers: Vec<Asker>) -> bool {
-        let is_rich = group.iter().any(|c| !c.incidents.is_empty() || !c.messages.is_empty());
+        let is_rich = group.iter().any(|c| !c.incidents.is_empty() || !c.messages.is_empty() || c.vantage.is_some());
         if is_rich && self.random.f64() < self.rates.kill {
             self.sites.hit(Site::KilledBeforeCommit);
             self.kill();
@@ -156,6 +156,10 @@ impl World {
         if is_rich {
             let messages: Vec<Message> = group.iter().flat_map(|c| c.messages.iter().cloned()).collect();
             self.post(&messages);
+            if group.iter().any(|c| c.vantage.is_some()) {
+                let channels: Vec<Name> = self.plan.channels.keys().cloned().collect();
+                channels.iter().for_each(|channel| self.look(channel));
+            }
         }
         self.plan_tick();
         for asker in askers {
@@ -232,8 +236,9 @@ impl World {
     /// A channel looks for what is due, and delivers it.
     pub(super) fn look(&mut self, channel: &Name) {
         let (now, wall, owner) = (self.clock.now, self.clock.wall(), self.owner());
+        let is_isolated = self.agent.as_ref().is_some_and(|a| a.core.isolation().is_some());
         let Some(line) = self.agent.as_mut().and_then(|a| a.lines.get_mut(channel)) else { return };
-        if line.sending.is_some() {
+        if line.sending.is_some() || is_isolated {
             return;
         }
         let is_due = |m: &&Message| m.next_at <= wall || m.next_at.since(wall) > outbox::RETRY_AFTER_MAX;
@@ -247,7 +252,8 @@ impl World {
         self.hasher.write_i64(now);
         self.hasher.write(message.key.as_bytes());
         let Some(receiver) = self.receivers.get_mut(channel) else { return };
-        let (result, took) = receiver.deliver(&message, now, &self.rates, &mut self.random, &mut self.sites);
+        let is_cut = now < self.cut_until;
+        let (result, took) = receiver.deliver(&message, (now, is_cut), &self.rates, &mut self.random, &mut self.sites);
         let is_known = self.judge.messages.get(&message.id).is_some_and(|m| m.key == message.key);
         if let Some(line) = self.agent.as_mut().and_then(|a| a.lines.get_mut(channel)) {
             (line.sending, line.result) = (Some(message.id), Some(result));

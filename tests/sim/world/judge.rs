@@ -109,7 +109,7 @@ impl World {
                 || ended.is_some_and(|e| e.after.is_some_and(|after| after > e.by) || e.by < started.by);
             let is_outside = started.by < incident.started.by
                 || ended.is_some_and(|e| incident.ended.is_some_and(|whole| e.by > whole.by));
-            if (is_wrong || is_outside) && !self.was_clock_set_lately() {
+            if is_wrong || is_outside {
                 self.violation(format!("{}: {started:?} to {ended:?} in {incident:?}", incident.id));
             }
         }
@@ -208,7 +208,8 @@ impl World {
         let mut wrong = Vec::new();
         for channel in ["ops", "team", "boss"] {
             if count(channel, MessageKind::Problem) > 1 {
-                wrong.push(format!("{channel} is told of its beginning {} times", count(channel, MessageKind::Problem)));
+                wrong
+                    .push(format!("{channel} is told of its beginning {} times", count(channel, MessageKind::Problem)));
             }
         }
         let boss = of("boss").iter().filter(|m| !m.alert.kind.is_final()).count() as Ms;
@@ -242,7 +243,9 @@ impl World {
         let now = self.clock.now;
         let every = ms(self.checks[index].schedule.interval(self.clock.wall()));
         let target = &self.targets[index];
-        if !trouble.ill.is_whole() || self.disturbed.max(target.disturbed) > trouble.from - every * 2 {
+        // At the end of a world troubles end early.
+        let is_it = target.trouble == Some(trouble);
+        if !is_it || !trouble.ill.is_whole() || self.disturbed.max(target.disturbed) > trouble.from - every * 2 {
             return;
         }
         if trouble.to - trouble.from > every * 5 / 4 {
@@ -318,7 +321,11 @@ impl World {
             let story = (message.alert.incident, &message.channel);
             let is_end = |m: &&Message| (m.alert.incident, &m.channel) == story && m.alert.kind.is_final();
             let ends = self.judge.messages.values().filter(is_end).count();
-            if message.state == MessageState::Delivered && !message.alert.kind.is_final() && ends != 1 {
+            if message.alert.incident.is_some()
+                && message.state == MessageState::Delivered
+                && !message.alert.kind.is_final()
+                && ends != 1
+            {
                 wrong.push(format!("{} was delivered, and {ends} ends were told", message.key));
             }
         }

@@ -96,6 +96,11 @@ impl Mail {
         let identity = Identity { check: self.check, sequence: self.sequence, sent_at: at, nonce: random.u64(..) | 1 };
         self.ledger.sent(Sending { identity, observed_at: at, at: instant });
         let flights = self.ledger.flights(at);
+        if target.cut {
+            let reason = Reason::new(Phase::Connect, Kind::Timeout, "timeout");
+            self.ledger.answered(self.sequence, Accept::Unreachable, instant + timeout, Some(reason));
+            return Sent { flights, letters: Vec::new(), ends: ms(timeout) };
+        }
         let ill = target.ill(now);
         let refusal = match ill {
             Some(Ill::Refused) => {

@@ -11,6 +11,7 @@ mod deciding;
 mod judge;
 mod mail;
 mod receiver;
+mod seeing;
 mod sites;
 mod store;
 mod target;
@@ -39,6 +40,7 @@ use self::{
     judge::Judge,
     mail::Letter,
     receiver::Receiver,
+    seeing::Sighted,
     store::Store,
     target::{Target, Trouble},
     time::{Clock, Ms, Owner, Queue, ms},
@@ -55,9 +57,11 @@ pub const CUT_MS: Ms = 7_000;
 /// Milliseconds of an hour.
 pub const HOUR_MS: Ms = 3_600_000;
 
-/// How long a world goes on without any fault at its end: for the longest pause of the outbox, and for flapping and
-/// degradation to be over at the longest interval.
-const QUIET_MS: Ms = 4 * HOUR_MS;
+/// How long a world goes on without any fault at its end: for the longest pause of the outbox, and for as many
+/// attempts as flapping and degradation look at.
+fn quiet_ms(every: Duration) -> Ms {
+    3 * HOUR_MS + 30 * ms(every)
+}
 
 /// How often faults happen. Rates are chances for each occasion unless they say otherwise.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +97,8 @@ pub struct Rates {
     pub suspend_every_h: f64,
     /// See `kill_every_h`.
     pub gone_every_h: f64,
+    /// Hours between two times in which the agent's own network is cut; 0 for none.
+    pub cut_every_h: f64,
     /// A receiver fares otherwise than it should at one delivery.
     pub receiver: f64,
     /// Hours between two looks of somebody who acknowledges what is open; 0 for none.
@@ -117,6 +123,7 @@ impl Rates {
         step_every_h: 0.0,
         suspend_every_h: 0.0,
         gone_every_h: 0.0,
+        cut_every_h: 0.0,
         receiver: 0.0,
         acknowledge_every_h: 0.0,
     };
@@ -200,6 +207,14 @@ enum What {
     Sleep,
     /// It wakes.
     Wake,
+    /// The agent's network is cut.
+    NetworkCut,
+    /// It is there again.
+    NetworkBack,
+    /// The canaries are asked.
+    Canaries,
+    /// The agent notices that the clocks have parted.
+    Jumped,
     /// A receiver goes.
     Gone,
     /// Somebody looks at what is open.
@@ -212,6 +227,7 @@ struct Agent {
     heart: Heart,
     runners: Vec<Runner>,
     lines: BTreeMap<Name, Line>,
+    sighted: Sighted,
 }
 
 /// The world.
@@ -231,6 +247,8 @@ pub struct World {
     receivers: BTreeMap<Name, Receiver>,
     agent: Option<Agent>,
     run: u64,
+    /// Until when the agent's network is cut.
+    cut_until: Ms,
     /// Until when the machine sleeps.
     asleep_until: Ms,
     /// Until when nobody could have judged anything.
@@ -249,7 +267,7 @@ impl World {
         let end = world.scenario.hours * HOUR_MS;
         world.live(end);
         world.calm_down();
-        world.live(end + QUIET_MS);
+        world.live(end + quiet_ms(world.scenario.every));
         world.conclude()
     }
 
@@ -278,6 +296,7 @@ impl World {
             clock,
             agent: None,
             run: 0,
+            cut_until: 0,
             asleep_until: 0,
             disturbed: 0,
             judge: Judge::default(),
@@ -298,6 +317,7 @@ impl World {
         self.plan_some(step_every_h, What::Step);
         self.plan_some(suspend_every_h, What::Sleep);
         self.plan_some(gone_every_h, What::Gone);
+        self.plan_some(self.rates.cut_every_h, What::NetworkCut);
         self.plan_some(self.rates.acknowledge_every_h, What::Person);
         self.start();
     }
@@ -337,6 +357,10 @@ impl World {
     fn calm_down(&mut self) {
         self.rates = Rates::NONE;
         let now = self.clock.now;
+        if now < self.cut_until {
+            self.cut_until = now;
+            self.network_back();
+        }
         self.receivers.values_mut().for_each(|r| r.gone_until = now);
         for target in &mut self.targets {
             if let Some(trouble) = &mut target.trouble {
@@ -351,7 +375,7 @@ impl World {
     fn conclude(mut self) -> Report {
         self.judge_the_end();
         self.trace.push(self.hasher.finish());
-        let hours = self.scenario.hours + QUIET_MS / HOUR_MS;
+        let hours = self.scenario.hours + quiet_ms(self.scenario.every) / HOUR_MS;
         Report {
             check_hours: hours * self.checks.len() as i64,
             observations: self.observations,
@@ -401,6 +425,10 @@ impl World {
             What::Step => self.step(),
             What::Sleep => self.sleep(),
             What::Wake => self.wake(),
+            What::NetworkCut => self.network_cut(),
+            What::NetworkBack => self.network_back(),
+            What::Canaries => self.ask_canaries(),
+            What::Jumped => self.jumped(),
             What::Gone => self.gone(),
             What::Person => self.person(),
         }
@@ -427,20 +455,22 @@ impl World {
             return;
         }
         self.run += 1;
-        self.disturbed = self.clock.now;
+        self.disturbed = self.disturbed.max(self.clock.now);
         let wall = self.clock.wall();
         let instance = format!("world-{:x}", self.scenario.seed);
         let past = self.store.restore(&instance, wall, &self.watched);
-        let pending = past.messages.clone();
+        let (pending, past_isolation) = (past.messages.clone(), past.vantage.isolation);
         let mut core = Core::new(self.plan.clone(), past, self.random.u64(..));
         let first = core.reconfigure(wall, self.plan.clone(), Default::default());
+        let sighted = Sighted::new(past_isolation);
         let lines = self.plan.channels.keys().map(|name| (name.clone(), Line::default())).collect();
-        self.agent = Some(Agent { core, heart: Heart::default(), runners: Vec::new(), lines });
+        self.agent = Some(Agent { core, heart: Heart::default(), runners: Vec::new(), lines, sighted });
         self.post(&pending);
         self.begin_to_ask();
         if self.write(vec![first], Vec::new()) {
             self.job(Event::Tick, None);
         }
+        self.ask_canaries();
     }
 
     /// Ends the agent as SIGKILL does, and plans its next start.
@@ -455,7 +485,7 @@ impl World {
         // Events of this run are nobody's from now on.
         self.run += 1;
         let pause = if self.random.bool() { self.random.i64(200..3_000) } else { self.random.i64(3_000..2 * HOUR_MS) };
-        self.disturbed = self.clock.now + pause;
+        self.disturbed = self.disturbed.max(self.clock.now + pause);
         self.queue.push(self.clock.now + pause, Owner::World, What::Start);
     }
 
@@ -469,7 +499,8 @@ impl World {
         let forward = self.clock.set < -6 * HOUR_MS || self.random.bool();
         self.sites.hit(if forward { Site::StepForward } else { Site::StepBack });
         self.clock.set += if forward { by } else { -by };
-        self.disturbed = self.clock.now;
+        self.disturbed = self.disturbed.max(self.clock.now);
+        self.clocks_part(by);
         self.judge.clock_set_at = Some(self.clock.now);
     }
 
@@ -484,8 +515,9 @@ impl World {
         // The world goes on; what the agent would have seen meanwhile, it sees when it wakes.
         self.clock.slept += span;
         self.asleep_until = self.clock.now + span;
-        self.disturbed = self.asleep_until;
+        self.disturbed = self.disturbed.max(self.asleep_until);
         self.queue.push(self.asleep_until, Owner::World, What::Wake);
+        self.clocks_part(span);
     }
 
     fn wake(&mut self) {
@@ -546,7 +578,7 @@ impl World {
 /// The configuration: services of five checks each, everything else by default.
 fn configuration(scenario: &Scenario) -> Config {
     let dir = tempfile::tempdir().expect("a scratch directory");
-    let agent = "agent: { name: sim-1, socket: s.sock }\nstore: { path: s.db }\n";
+    let agent = "agent: { name: sim-1, socket: s.sock, canaries: [\"tcp://127.0.0.1:9\", \"tcp://127.0.0.1:10\"] }\nstore: { path: s.db }\n";
     let channels = "channels:\n  ops: { webhook: { url: \"http://127.0.0.1:9/ops\" }, fallback: pager }\n  \
         boss: { webhook: { url: \"http://127.0.0.1:9/boss\" } }\n  team: { webhook: { url: \"http://127.0.0.1:9/team\" } }\n  \
         pager: { webhook: { url: \"http://127.0.0.1:9/pager\" } }\n";

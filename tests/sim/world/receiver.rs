@@ -20,8 +20,6 @@ pub struct Taken {
     pub incident: Option<IncidentId>,
     /// What it told.
     pub kind: MessageKind,
-    /// When it came first.
-    pub at: Ms,
     /// How often it came.
     pub times: u32,
     body: String,
@@ -45,7 +43,7 @@ impl Receiver {
     pub fn deliver(
         &mut self,
         message: &Message,
-        now: Ms,
+        (now, is_cut): (Ms, bool),
         rates: &Rates,
         random: &mut fastrand::Rng,
         sites: &mut Sites,
@@ -54,6 +52,9 @@ impl Receiver {
             error: error.into(),
             retry_after: wish.map(Duration::from_secs),
         };
+        if is_cut {
+            return (retry("no route to host", None), 2);
+        }
         if now < self.gone_until {
             sites.hit(Site::ReceiverGone);
             return (retry("connection refused", None), 2);
@@ -62,7 +63,7 @@ impl Receiver {
             match random.u32(..8) {
                 0..3 => {
                     sites.hit(Site::AnswerLost);
-                    self.take(message, now);
+                    self.take(message);
                     return (retry("no answer within 10s", None), 10_000);
                 }
                 3..5 => {
@@ -80,11 +81,11 @@ impl Receiver {
                 }
             }
         }
-        self.take(message, now);
+        self.take(message);
         (Attempted::Delivered, random.i64(20..400))
     }
 
-    fn take(&mut self, message: &Message, now: Ms) {
+    fn take(&mut self, message: &Message) {
         let body = serde_json::to_string(&message.alert).expect("an alert is plain data");
         let (incident, kind) = (message.alert.incident, message.alert.kind);
         if let Some(known) = self.taken.get_mut(&message.key) {
@@ -96,7 +97,9 @@ impl Receiver {
         }
         let earlier = || self.taken.values().filter(|t| t.incident == incident);
         let complaint = match kind {
-            MessageKind::Recovery if !earlier().any(|t| !t.kind.is_final()) => Some("a recovery of what was never told"),
+            MessageKind::Recovery if !earlier().any(|t| !t.kind.is_final()) => {
+                Some("a recovery of what was never told")
+            }
             kind if kind.is_final() && earlier().any(|t| t.kind.is_final()) => Some("a second end"),
             MessageKind::Problem if earlier().any(|t| t.kind == MessageKind::Problem) => Some("a second beginning"),
             kind if !kind.is_final() && earlier().any(|t| t.kind.is_final()) => Some("more of what is over"),
@@ -105,6 +108,6 @@ impl Receiver {
         if let Some(complaint) = complaint {
             self.complaints.push(format!("{complaint}: {} ({})", message.key, kind.as_str()));
         }
-        self.taken.insert(message.key.clone(), Taken { incident, kind, at: now, times: 1, body });
+        self.taken.insert(message.key.clone(), Taken { incident, kind, times: 1, body });
     }
 }

@@ -54,6 +54,8 @@ pub enum Site {
     StepBack,
     /// The machine is suspended.
     Suspended,
+    /// The agent's network is cut.
+    NetworkCut,
     /// A receiver cannot be reached.
     ReceiverGone,
     /// A receiver takes a message, and its answer is lost.
@@ -98,6 +100,7 @@ impl Site {
         Self::StepForward,
         Self::StepBack,
         Self::Suspended,
+        Self::NetworkCut,
         Self::ReceiverGone,
         Self::AnswerLost,
         Self::ReceiverSilent,

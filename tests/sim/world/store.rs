@@ -12,7 +12,7 @@ use std::{
 use bongsu::{
     alert::{Message, MessageId, MessageState},
     decide::{Commit, Past},
-    incident::{Incident, IncidentId},
+    incident::{Incident, IncidentId, Vantage},
     observation::{Flight, Observation},
     store::{RECENT_MIN, Watched, Writer},
     value::{CheckName, Timestamp},
@@ -38,6 +38,7 @@ pub struct Store {
     messages: BTreeMap<MessageId, Message>,
     next_incident: u64,
     next_message: u64,
+    vantage: Vantage,
     twin: Option<Writer>,
 }
 
@@ -89,6 +90,9 @@ impl Store {
         if let Some(row) = &commit.state {
             self.checks.entry(row.check.clone()).or_default().memory = Some(row.memory.clone());
         }
+        if let Some(vantage) = &commit.vantage {
+            self.vantage = vantage.clone();
+        }
         for incident in &commit.incidents {
             self.next_incident = self.next_incident.max(incident.id.0);
             self.incidents.insert(incident.id, incident.clone());
@@ -125,6 +129,7 @@ impl Store {
             messages: self.messages.values().cloned().collect(),
             next_incident: self.next_incident + 1,
             next_message: self.next_message + 1,
+            vantage: self.vantage.clone(),
         };
         self.compare(&past, now, watched);
         past
@@ -145,6 +150,7 @@ impl Store {
         let real = twin.restore(now, watched).expect("the database can be read");
         assert_eq!(real.incidents, past.incidents, "open incidents");
         assert_eq!(real.messages, past.messages, "pending messages");
+        assert_eq!(real.vantage, past.vantage, "the vantage");
         assert_eq!((real.next_incident.0, real.next_message.0), (past.next_incident, past.next_message));
         for w in watched {
             let (memory, recent) = &past.checks[&w.check];
@@ -153,16 +159,25 @@ impl Store {
             let found = real.recent.get(&w.check).map_or(&[][..], Vec::as_slice);
             assert_eq!(found.len(), recent.len(), "{}", w.check);
             for (real, model) in found.iter().zip(recent) {
-                let of = |o: &Observation| (o.at, o.outcome, o.latency().max(Duration::from_millis(1)), o.reason.clone());
+                let of =
+                    |o: &Observation| (o.at, o.outcome, o.latency().max(Duration::from_millis(1)), o.reason.clone());
                 assert_eq!(of(real), of(model), "{}", w.check);
                 assert_eq!(real.delivery, model.delivery, "{}", w.check);
             }
             let resumed = twin.resume(&w.check).expect("the database can be read");
-            assert_eq!(resumed.flights, self.checks.get(&w.check).map(|k| {
-                let mut flights = k.flights.clone();
-                flights.sort_by_key(|f| (f.observed_at, f.sequence));
-                flights
-            }).unwrap_or_default(), "{}", w.check);
+            assert_eq!(
+                resumed.flights,
+                self.checks
+                    .get(&w.check)
+                    .map(|k| {
+                        let mut flights = k.flights.clone();
+                        flights.sort_by_key(|f| (f.observed_at, f.sequence));
+                        flights
+                    })
+                    .unwrap_or_default(),
+                "{}",
+                w.check
+            );
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct Target {
     faults: VecDeque<Ms>,
     /// When an attempt last began that failed.
     pub failed_at: Option<Ms>,
+    /// Whether the agent's own network is cut.
+    pub cut: bool,
     /// Until when nobody could have judged it, for a reason of its own.
     pub disturbed: Ms,
 }
@@ -122,6 +124,9 @@ pub fn ask(
     if random.f64() < rates.own_fault {
         sites.hit(Site::AttemptOwnFault);
         return observed(Outcome::Unknown, ANSWERED, Some((Phase::Connect, Kind::Own, "no descriptors")));
+    }
+    if target.cut {
+        return observed(Outcome::Failed, timeout, Some((Phase::Connect, Kind::Timeout, "timeout")));
     }
     let ill = target.ill(now);
     let lost = match ill {
