@@ -84,8 +84,7 @@ impl World {
             if before.is_none() {
                 self.judge_opening(incident, commit);
             }
-            if let Some(at) = self.judge.clock_set_at.filter(|at| self.clock.now - at < 2 * HOUR_MS) {
-                let _ = at;
+            if self.judge.clock_set_at.is_some_and(|at| self.clock.now - at < 2 * HOUR_MS) {
                 self.judge.timeless.insert(incident.id);
             }
             if incident.acknowledged.is_some() {
@@ -216,6 +215,8 @@ impl World {
         let repeats = lasted / HOUR_MS + 1;
         // What has become worse, or has recovered in part, is told beside the steps.
         let beside = |channel: &str| count(channel, MessageKind::Worse) + count(channel, MessageKind::Partial);
+        // What is old already when it is known is told of several steps at once.
+        let is_young = ms(incident.opened_at.since(incident.started.by)) < 300_000;
         let is_timely = !self.judge.timeless.contains(&incident.id);
         if is_timely && boss > repeats + beside("boss") as Ms {
             wrong.push(format!("boss was told {boss} times in {lasted} ms"));
@@ -224,7 +225,7 @@ impl World {
             wrong.push("the step of 30 m was told twice".into());
         }
         let undisturbed = self.disturbed < self.clock.now - LATE_MAX_MS;
-        if is_timely && undisturbed && !self.judge.acknowledged.contains_key(&incident.id) {
+        if is_timely && is_young && undisturbed && !self.judge.acknowledged.contains_key(&incident.id) {
             if lasted > 300_000 + LATE_MAX_MS && boss == 0 {
                 wrong.push(format!("boss was not told within {lasted} ms"));
             }

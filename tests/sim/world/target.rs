@@ -118,11 +118,12 @@ pub fn ask(
     };
     if random.f64() < rates.hang {
         sites.hit(Site::AttemptHangs);
-        target.disturbed = now + super::CUT_MS;
+        target.disturbed = target.disturbed.max(now + super::CUT_MS);
         return Answer::Hangs;
     }
     if random.f64() < rates.own_fault {
         sites.hit(Site::AttemptOwnFault);
+        target.disturbed = target.disturbed.max(now);
         return observed(Outcome::Unknown, ANSWERED, Some((Phase::Connect, Kind::Own, "no descriptors")));
     }
     if target.cut {
