@@ -13,6 +13,7 @@ mod lmtp;
 mod mail;
 mod mangling;
 mod mqtt;
+mod oauth;
 mod pop3;
 mod receiving;
 mod scenarios;
