@@ -38,9 +38,20 @@ fn tokens_are_accepted_and_refused_by_a_real_server() {
         "oauth.conf",
         &format!("introspection_mode = local\nlocal_validation_key_dict = fs:posix:prefix={dir}/\n"),
     );
+    // Refusals cost no pause.
     let dovecot = Dovecot::start_with(&format!(
-        "auth_failure_delay = 0\nauth_mechanisms = plain login xoauth2 oauthbearer\npassdb {{\n  driver = oauth2\n  mechanisms = xoauth2 oauthbearer\n  \
-         args = {dir}/oauth.conf\n}}\n"
+        "service anvil {{
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
+}}
+auth_mechanisms = plain login xoauth2 oauthbearer
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {dir}/oauth.conf
+}}
+"
     ));
     let postfix = Postfix::start_with(&format!(
         "smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\nsmtpd_sasl_path = {}\nsmtpd_error_sleep_time = 0",
