@@ -117,7 +117,8 @@ impl World {
         }
     }
 
-    fn was_clock_set_lately(&self) -> bool {
+    /// In such a world no moment of the wall clock stands for one of true time.
+    fn was_clock_set(&self) -> bool {
         self.judge.clock_set_at.is_some()
     }
 
@@ -162,7 +163,7 @@ impl World {
             && target.mended_at.is_none_or(|at| at < trouble.from - window - every * 2)
             && self.disturbed < trouble.from - every * 2
             && self.targets[index].disturbed < trouble.from - every * 2
-            && !self.was_clock_set_lately();
+            && !self.was_clock_set();
         if !is_alone {
             return;
         }
@@ -187,7 +188,7 @@ impl World {
             let target = &self.targets[index];
             let is_clean = target.faults_since(trouble.from) == 0 && target.trouble == Some(trouble);
             let to = self.wall_at(trouble.to);
-            if is_clean && !self.was_clock_set_lately() && (ended.by < to || ended.after.is_some_and(|a| a >= to)) {
+            if is_clean && !self.was_clock_set() && (ended.by < to || ended.after.is_some_and(|a| a >= to)) {
                 self.violation(format!("{}: {check} was up from {to}, told as {ended:?}", incident.id));
             }
         }
