@@ -16,6 +16,7 @@ pub mod ports;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
+pub mod roles;
 pub mod websocket;
 
 use std::{
