@@ -4,6 +4,7 @@
 
 mod binary;
 mod certificates;
+mod channels;
 mod http;
 
 use std::{
@@ -26,6 +27,7 @@ use crate::harness::{
     build,
     hostile::{ACTS, Act, Notes, Peer, Plan},
     polite::Login,
+    probing::Probing,
     roles::{self, Role},
     settings,
 };
@@ -316,6 +318,29 @@ fn the_end_comes_with_the_deadline() {
     late.sort();
     let (over, name) = late.last().expect("there are protocols");
     println!("{} attempts, the latest ended {:.1} ms after its deadline: {name}", late.len(), over.as_secs_f64() * 1e3);
+}
+
+#[test]
+fn a_hostile_name_server_ends_nothing_but_the_lookup() {
+    for act in [Act::Silence, Act::Half, Act::Garbage, Act::EndlessGarbage, Act::Echo, Act::Close, Act::Reset] {
+        let plan = Plan { protocol: "dns", login: Login::Plain, turn: 0, act, tls: None, by_command: false };
+        let peer = Peer::start(plan);
+        let probing = Probing { timeout: TIMEOUT, nameservers: &[peer.address], ..Probing::default() };
+        let begun = Instant::now();
+        let seen = probing.run("tcp", "url: tcp://mail.example.com:25");
+        assert!(begun.elapsed() < TIMEOUT + SLACK, "{act:?}: {:?}", begun.elapsed());
+        assert!(peer.notes.turned.load(SeqCst) > 0, "{act:?}: the name server was asked");
+        assert_eq!(seen.reason().phase, Phase::Resolve, "{act:?}: {seen:?}");
+        let kind = seen.reason().kind;
+        match act {
+            // A dead resolver is the agent's own trouble and says nothing about the target.
+            Act::Silence | Act::Close | Act::Reset => {
+                assert_eq!((seen.outcome(), kind), (Outcome::Unknown, Kind::Own), "{act:?}: {seen:?}");
+            }
+            // One that answers, if wrongly, is alive.
+            _ => assert!(matches!(kind, Kind::ResolverError | Kind::Own), "{act:?}: {seen:?}"),
+        }
+    }
 }
 
 #[test]
