@@ -32,6 +32,8 @@
 
 mod client;
 mod codec;
+#[doc(hidden)]
+pub mod fuzz;
 mod folders;
 mod login;
 mod options;

@@ -28,6 +28,8 @@
 //!   websocket: { url: "wss://chat.example.com/socket", headers: { Authorization: "Bearer ${env:CHAT_TOKEN}" } }
 //! ```
 
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 mod script;
 mod session;

@@ -229,6 +229,17 @@ impl Body {
     }
 }
 
+/// A body in these pieces: its text, and whether it ended.
+pub(super) fn undotted<'d>(pieces: impl Iterator<Item = &'d [u8]>) -> (Vec<u8>, bool) {
+    let mut body = Body::default();
+    for piece in pieces {
+        if body.feed(piece) {
+            return (body.text, true);
+        }
+    }
+    (body.text, false)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -293,7 +293,7 @@ async fn listed(session: &mut Session, cx: &mut Attempt) -> Result<Vec<Listed>, 
 }
 
 /// `3 1204`
-fn pair(line: &str) -> Option<(u32, usize)> {
+pub(super) fn pair(line: &str) -> Option<(u32, usize)> {
     let mut words = line.split_ascii_whitespace();
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }
