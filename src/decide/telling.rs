@@ -237,7 +237,7 @@ impl Core {
         }
         // Who has not heard of it while it lasted hears of the whole: the end of something unknown tells nothing.
         let knows_beginning = incident.told.channels.get(&fallback).is_some_and(|told| told.reached);
-        let tells_all = !incident.is_open() && !(message.alert.kind.is_final() && knows_beginning);
+        let tells_all = !incident.is_open() && (!message.alert.kind.is_final() || !knows_beginning);
         let kind = if tells_all { MessageKind::Past } else { message.alert.kind };
         let Some(mut alert) = self.compose(id, kind, now) else { return };
         let error = message.last_error.clone().unwrap_or_default();
