@@ -13,7 +13,7 @@ use bongsu::{
 use super::{
     CUT_MS, What, World,
     mail::{Letter, Mail},
-    target::{self, Answer},
+    target,
     time::{Ms, ms},
 };
 
@@ -157,14 +157,14 @@ impl World {
         if is_probe {
             let (rates, target) = (self.rates, &mut self.targets[index]);
             match target::ask(target, &rates, timeout, (now, at), &mut self.random, &mut self.sites) {
-                Answer::Ends(observation) => {
+                Some(observation) => {
                     let ends = now + ms(observation.duration);
                     if let Some(flying) = self.runner(index).and_then(|r| r.flying.as_mut()) {
                         flying.shows = Some(observation);
                     }
                     self.queue.push(ends, owner, What::End(index, number));
                 }
-                Answer::Hangs => self.queue.push(now + CUT_MS, owner, What::Cut(index, number)),
+                None => self.queue.push(now + CUT_MS, owner, What::Cut(index, number)),
             }
             return;
         }

@@ -88,21 +88,13 @@ impl Target {
     }
 }
 
-/// How an attempt goes.
-pub enum Answer {
-    /// It ends with this observation.
-    Ends(Observation),
-    /// It does not end.
-    Hangs,
-}
-
 /// How long an attempt takes that is answered.
 const ANSWERED: Duration = Duration::from_millis(40);
 
 /// How long one takes that is slow.
 const SLOWLY: Duration = Duration::from_millis(3_500);
 
-/// How a target answers an attempt of a probe that begins now. The trouble of that moment decides.
+/// What an attempt of a probe shows that begins now, by the trouble of that moment; nothing when it does not end.
 pub fn ask(
     target: &mut Target,
     rates: &Rates,
@@ -110,16 +102,16 @@ pub fn ask(
     (now, at): (Ms, bongsu::value::Timestamp),
     random: &mut fastrand::Rng,
     sites: &mut Sites,
-) -> Answer {
+) -> Option<Observation> {
     let observed = |outcome, took, reason: Option<(Phase, Kind, &str)>| {
         let mut observation = Observation::new(at, outcome, took);
         observation.reason = reason.map(|(phase, kind, text)| Reason::new(phase, kind, text));
-        Answer::Ends(observation)
+        Some(observation)
     };
     if random.f64() < rates.hang {
         sites.hit(Site::AttemptHangs);
         target.disturbed = target.disturbed.max(now + super::CUT_MS);
-        return Answer::Hangs;
+        return None;
     }
     if random.f64() < rates.own_fault {
         sites.hit(Site::AttemptOwnFault);
