@@ -37,6 +37,8 @@ pub enum Act {
     EndlessLine,
     /// An answer of lines (headers, packets) that never ends.
     EndlessLines,
+    /// The same of parts as large as the protocol has them.
+    EndlessLargeLines,
     /// Random bytes, and then silence.
     Garbage,
     /// Random bytes without end.
@@ -52,7 +54,7 @@ pub enum Act {
 }
 
 /// All that can follow upon good behaviour.
-pub const ACTS: [Act; 11] = [
+pub const ACTS: [Act; 12] = [
     Act::Silence,
     Act::Drip,
     Act::Half,
@@ -61,6 +63,7 @@ pub const ACTS: [Act; 11] = [
     Act::Reset,
     Act::EndlessLine,
     Act::EndlessLines,
+    Act::EndlessLargeLines,
     Act::Garbage,
     Act::EndlessGarbage,
     Act::Echo,
@@ -169,7 +172,7 @@ fn answer_datagrams(socket: &UdpSocket, plan: &Plan, notes: &Notes) {
             }
             Act::Half | Act::HalfAndClose => good[..good.len() / 2].to_vec(),
             Act::Echo => buffer[..length].to_vec(),
-            Act::EndlessGarbage | Act::EndlessLine | Act::EndlessLines => {
+            Act::EndlessGarbage | Act::EndlessLine | Act::EndlessLines | Act::EndlessLargeLines => {
                 notes.turned.fetch_add(1, SeqCst);
                 for n in 0..5_000 {
                     let _ = socket.send_to(&random_bytes(n % 1_400), from);
@@ -343,6 +346,10 @@ impl Connection {
             Act::EndlessLines => {
                 let (first, again) = polite.map_or((&b""[..], &b"220-x\r\n"[..]), Polite::endless);
                 self.pour(first, &again.repeat(65_536 / again.len()));
+            }
+            Act::EndlessLargeLines => {
+                let (first, again) = polite.map_or((&b""[..], Vec::new()), Polite::large);
+                self.pour(first, &again);
             }
             Act::Garbage => {
                 let _ = self.wire.write_all(&random_bytes(4_096));

@@ -33,6 +33,19 @@ pub trait Polite: Send {
 
     /// An answer that goes on for ever: how it begins, and what comes again and again.
     fn endless(&self) -> (&'static [u8], &'static [u8]);
+
+    /// The same of large parts: near the longest that clients of ours read.
+    fn large(&self) -> (&'static [u8], Vec<u8>) {
+        let (first, again) = self.endless();
+        // Of lines, the end stays where it is.
+        let (text, end) = again.split_at(again.strip_suffix(b"\r\n").map_or(again.len(), <[u8]>::len));
+        (first, [text, &b"x".repeat(self.large_bytes()), end].concat())
+    }
+
+    /// How much longer a part is then.
+    fn large_bytes(&self) -> usize {
+        3_500
+    }
 }
 
 /// How servers let clients in.
@@ -179,6 +192,13 @@ impl Polite for WebSocket {
     fn endless(&self) -> (&'static [u8], &'static [u8]) {
         if self.open { (b"", b"\x81\x01x") } else { (b"HTTP/1.1 101 Switching Protocols\r\n", b"X-A: b\r\n") }
     }
+    fn large(&self) -> (&'static [u8], Vec<u8>) {
+        if !self.open {
+            return (b"HTTP/1.1 101 Switching Protocols\r\n", b"X-A: b\r\n".repeat(400));
+        }
+        // A text frame with its length in eight bytes.
+        (b"", [&[0x81, 127][..], &1_000_000_u64.to_be_bytes(), &b"x".repeat(1_000_000)].concat())
+    }
 }
 
 #[derive(Default)]
@@ -219,6 +239,12 @@ impl Polite for Broker {
     }
     fn endless(&self) -> (&'static [u8], &'static [u8]) {
         (b"", b"\x30\x05\0\x01t\0x")
+    }
+    fn large(&self) -> (&'static [u8], Vec<u8>) {
+        // A remaining length of a million, in three bytes.
+        let body = b"x".repeat(1_000_000 - 4);
+        let properties: &[u8] = if self.version == 5 { b"\0\x01t\0" } else { b"\0\x01tx" };
+        (b"", [&[0x30, 0xc0, 0x84, 0x3d][..], properties, &body].concat())
     }
 }
 
@@ -331,6 +357,9 @@ impl Polite for Mailbox {
     fn endless(&self) -> (&'static [u8], &'static [u8]) {
         (b"", b"* OK still there\r\n")
     }
+    fn large_bytes(&self) -> usize {
+        500_000
+    }
 }
 
 struct Maildrop {
@@ -365,5 +394,8 @@ impl Polite for Maildrop {
     }
     fn endless(&self) -> (&'static [u8], &'static [u8]) {
         (b"+OK\r\n", b"x\r\n")
+    }
+    fn large_bytes(&self) -> usize {
+        15_000
     }
 }

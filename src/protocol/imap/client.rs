@@ -373,22 +373,26 @@ impl Client {
                 Response::Status(None, said) if said.status == Status::Bye && !self.leaving => {
                     return Err(Fault::Bye(said.shown()));
                 }
-                Response::Status(None, said) => statuses.push(said),
+                Response::Status(None, said) => {
+                    let code = said.code.as_ref().map_or(0, |(name, rest)| name.len() + rest.len());
+                    bytes += said.text.len() + code + size_of::<StatusLine>();
+                    statuses.push(said);
+                }
                 Response::Data(said) => {
                     bytes += said.values.iter().map(size).sum::<usize>();
-                    if bytes > ANSWER_BYTES_MAX {
-                        break;
-                    }
                     data.push(said);
                 }
                 Response::Continue(_) | Response::Odd => {}
+            }
+            if bytes > ANSWER_BYTES_MAX {
+                break;
             }
         }
         Err(Fault::TooLarge("the server's answer to one command has no end".into()))
     }
 }
 
-/// Most bytes of data in the answer to one command, as it is kept: ten thousand folders, or a long search.
+/// Most bytes of the answer to one command, as it is kept: ten thousand folders, or a long search.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 fn size(value: &codec::Value) -> usize {

@@ -191,7 +191,9 @@ fn what_has_no_end_is_cut_off() {
             while stream.write_all(bytes).is_ok() {}
         })
     };
-    let cases: [(SocketAddr, &str); 4] = [
+    let long: &'static [u8] = format!("* OK {}\r\n", "x".repeat(500_000)).into_bytes().leak();
+    let cases: [(SocketAddr, &str); 5] = [
+        (flood(long), "has no end"),
         (flood(b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"), "a line of more than"),
         (flood(b"* OK still there\r\n"), "has no end"),
         (flood(b"* LIST (()()()()()()()()()()()()()()()()()()()()()()()())\r\n"), "has no end"),

@@ -15,6 +15,9 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most lines of an answer: the mails of a maildrop that is still looked at.
 pub const MESSAGES_MAX: usize = 50_000;
 
+/// Most bytes of such an answer, as it is kept: an identifier has at most 70 (RFC 1939, section 7).
+const LISTING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes read at once of a mail.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -124,6 +127,7 @@ impl Client {
     pub async fn listing(&mut self, cx: &mut Attempt, line: &str) -> Result<Vec<String>, Fault> {
         self.must(cx, line).await?;
         let mut all = Vec::new();
+        let mut bytes = 0;
         loop {
             let line = self.lines.line().await.map_err(|broken| Fault::Gone(broken.reason(cx)))?;
             if line.as_ref() == b"." {
@@ -134,6 +138,11 @@ impl Client {
                 return Err(Fault::Gone(cx.fail(Kind::TooLarge, text)));
             }
             let line = line.strip_prefix(b".").unwrap_or(&line);
+            bytes += line.len() + size_of::<String>();
+            if bytes > LISTING_BYTES_MAX {
+                let text = format!("the list of mails is longer than {LISTING_BYTES_MAX} bytes");
+                return Err(Fault::Gone(cx.fail(Kind::TooLarge, text)));
+            }
             all.push(String::from_utf8_lossy(line).into_owned());
         }
     }

@@ -77,9 +77,14 @@ async fn deliver(kind: &ChannelKind, turn: usize, act: Act) {
         Attempted::Delivered => {
             // Of HTTP, a status is an answer, whatever comes behind it; of a mail, its acceptance.
             let said_yes = match kind.name {
-                // Half of the acceptance with anything behind it is one.
-                "email" => peer.notes.answers.load(SeqCst) + usize::from(act == Act::Echo) >= ACCEPTED,
-                _ => matches!(act, Act::Half | Act::HalfAndClose | Act::EndlessLines | Act::Echo),
+                // Half of the acceptance with anything behind it is one, and so is all of it byte by byte.
+                "email" => {
+                    peer.notes.answers.load(SeqCst) + usize::from(matches!(act, Act::Echo | Act::Drip)) >= ACCEPTED
+                }
+                _ => matches!(
+                    act,
+                    Act::Half | Act::HalfAndClose | Act::EndlessLines | Act::EndlessLargeLines | Act::Echo
+                ),
             };
             assert!(said_yes, "{name}: delivered, and nobody said so");
             return;

@@ -204,7 +204,9 @@ fn kinds(act: Act) -> &'static [Kind] {
         Act::Close => &[Closed, Unexpected, Handshake],
         Act::HalfAndClose => &[Closed, Protocol, Unexpected, Handshake],
         Act::Reset => &[Reset, Closed, Handshake],
-        Act::EndlessLine | Act::EndlessLines => &[TooLarge, Protocol, Unexpected, Rejected, Handshake, Timeout],
+        Act::EndlessLine | Act::EndlessLines | Act::EndlessLargeLines => {
+            &[TooLarge, Protocol, Unexpected, Rejected, Handshake, Timeout]
+        }
         Act::Garbage | Act::EndlessGarbage | Act::Echo => {
             &[Protocol, TooLarge, Unexpected, Rejected, Handshake, Timeout, Closed]
         }
