@@ -104,6 +104,28 @@ fn mechanisms_fit_what_the_server_offers() {
 }
 
 #[test]
+fn a_login_shows_no_challenge_and_says_what_else_there_is() {
+    let (address, _) = play(1, "+OK\r\n", |command| match command {
+        "CAPA" => "+OK\r\nSASL SCRAM-SHA-256 PLAIN CRAM-MD5\r\n.\r\n".into(),
+        "AUTH CRAM-MD5" => "+ PDEuMkBob3N0Pg==\r\n".into(),
+        command if command.starts_with("AUTH") => "-ERR [AUTH] user not found\r\n".into(),
+        other => polite(other),
+    });
+    let text = "login refused: -ERR [AUTH] user not found; where the password is right, the server may lack SCRAM: \
+                `auth: plain`";
+    assert_eq!(probed(address).reason().text, text);
+    let (address, _) = play(1, "+OK\r\n", |command| match command {
+        "CAPA" => "+OK\r\nSASL CRAM-MD5\r\n.\r\n".into(),
+        "AUTH CRAM-MD5" => "+ PDEuMkBob3N0Pg==\r\n".into(),
+        _ => "+OK 0 0\r\n".into(),
+    });
+    let seen = probed(address);
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    let lines: Vec<&str> = seen.transcript.iter().map(|line| line.text.as_str()).collect();
+    assert!(lines.contains(&"+ (challenge)") && !format!("{lines:?}").contains("PDEuMkBob3N0Pg"), "{lines:?}");
+}
+
+#[test]
 fn refusals_and_violations_are_told() {
     type Answer = fn(&str) -> String;
     let table: [(&str, Answer, Phase, Kind, &str); 11] = [
