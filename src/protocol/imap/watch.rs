@@ -59,7 +59,10 @@ const FETCH_TRIES: usize = 3;
 /// How often a folder may refuse to be searched before the session counts as gone.
 const REFUSALS_MAX: u32 = 3;
 
-/// How many mails in a row that a server tells nothing of while it idles make it one to poll.
+/// The first look of a session that nothing was said of: most routes have brought the mail by then.
+const TRUST_MIN: Duration = Duration::from_secs(2);
+
+/// How often in a row mails are found that a server told nothing of while it idled, until it is polled.
 const UNTOLD_MAX: u32 = 2;
 
 /// Longest text about what could not be done, in characters.
@@ -103,12 +106,12 @@ pub struct Watch {
     poll: Duration,
     idle: bool,
     keep_alive: Duration,
-    /// How long the server's silence is believed: from a poll up to the keep alive, the longer the more often nothing
-    /// had come. A server may take IDLE and tell nothing in it (GNU Mailutils).
+    /// How long the server's silence is believed: up to the keep alive, the longer the more often nothing had come. A
+    /// server may take IDLE and tell nothing in it (GNU Mailutils).
     trust: Duration,
     /// The look that comes is one nothing was said of.
     untold: bool,
-    /// How many mails were found so, one after the other.
+    /// How often mails were found so since the server last told of one.
     untold_count: u32,
     looked_at: Instant,
     polled_at: Instant,
@@ -144,7 +147,7 @@ impl Watch {
             poll: place.poll,
             idle: place.idle,
             keep_alive: place.keep_alive,
-            trust: place.poll.min(place.keep_alive),
+            trust: place.keep_alive.min(place.poll).min(TRUST_MIN),
             untold: false,
             untold_count: 0,
             looked_at: now,
@@ -326,6 +329,7 @@ impl Watch {
         let was_told = self.client.news;
         within("DONE", self.answer, self.client.go_on(&mut Nobody, tag, "DONE")).await?;
         self.untold = self.client.news && !was_told;
+        self.untold_count *= u32::from(!was_told);
         Ok(())
     }
 
@@ -394,13 +398,12 @@ impl Watch {
         match (found, untold) {
             (true, true) => {
                 self.untold_count += 1;
-                self.trust = self.poll.min(self.keep_alive);
+                self.trust = self.keep_alive.min(self.poll).min(TRUST_MIN);
                 // Once may be chance: a mail that came between IDLE and the look.
                 self.idle &= self.untold_count < UNTOLD_MAX;
             }
-            (true, false) => self.untold_count = 0,
             (false, true) => self.trust = (self.trust * 2).min(self.keep_alive),
-            (false, false) => {}
+            (_, false) => {}
         }
     }
 

@@ -320,6 +320,32 @@ fn a_deletion_that_was_not_confirmed_ends_the_session() {
 }
 
 #[test]
+fn mails_of_one_identifier_are_told_apart() {
+    // popa3d: two mails of somebody else's and, since the second visit, a bounce, none of which has a `Received`.
+    let mut visits = 0;
+    let (address, said) = play(6, "+OK\r\n", move |command| match command {
+        "QUIT" => {
+            visits += 1;
+            "+OK\r\n".into()
+        }
+        "UIDL" if visits == 0 => "+OK\r\n1 aaa\r\n2 aaa\r\n.\r\n".into(),
+        "UIDL" => "+OK\r\n1 aaa\r\n2 aaa\r\n3 aaa\r\n.\r\n".into(),
+        "TOP 3 0" | "RETR 3" => "+OK\r\nFrom: MAILER-DAEMON@x.example\r\n\r\nmail 3\r\n.\r\n".into(),
+        c if c.starts_with("TOP") => "+OK\r\nSubject: lunch\r\n\r\n.\r\n".into(),
+        other => polite(other),
+    });
+    block_on(async {
+        let mut session = open(address).await.unwrap_or_else(|reason| panic!("{reason}"));
+        let arrival = tokio::time::timeout(Duration::from_secs(10), session.next()).await.expect("in time");
+        session.discard(arrival.unwrap_or_else(|reason| panic!("{reason}")).handle.expect("a handle"));
+        session.close().await;
+    });
+    let said = said.lock().expect("no panic");
+    let deleted: Vec<&str> = said.iter().map(String::as_str).filter(|c| c.starts_with("DELE")).collect();
+    assert_eq!(deleted, ["DELE 3"], "{said:?}");
+}
+
+#[test]
 fn a_maildrop_that_is_held_is_tried_again() {
     let mut tries = 0;
     let (address, _) = play(8, "+OK\r\n", move |command| {
