@@ -30,6 +30,7 @@
 //!   imap: { url: "imaps://mail.example.com", username: probe, password: "${credential:imap}" }
 //! ```
 
+mod answers;
 mod client;
 mod codec;
 #[doc(hidden)]

@@ -97,6 +97,15 @@ impl Client {
         Ok(line)
     }
 
+    /// The next line of a login, of which no challenge is shown: what SCRAM and CRAM-MD5 say can be guessed at by who
+    /// has a list of passwords.
+    pub async fn line_hidden(&mut self, cx: &mut Attempt) -> Result<String, Reason> {
+        let line = self.lines.line().await.map_err(|broken| broken.reason(cx))?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        cx.received(if line.starts_with("+ ") { "+ (challenge)" } else { line.as_str() });
+        Ok(line)
+    }
+
     /// The next line, which must be an answer.
     pub async fn answer(&mut self, cx: &mut Attempt) -> Result<Answer, Reason> {
         let line = self.line(cx).await?;
