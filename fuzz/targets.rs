@@ -18,7 +18,7 @@ use bongsu::{
     observation::Reason,
     options::Options,
     protocol::{
-        self, Attempt, Carries, Protocol,
+        self, Attempt, Carries, PROTOCOLS, Protocol,
         sasl::{Exchange, Mechanism},
         wire::{Family, NetOptions, Stream},
     },
@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[path = "../tests/harness/roles.rs"]
 mod roles;
 
-use roles::{Built, Role};
+use roles::{Built, ROLES, Role};
 
 /// Calls a macro with the names of all targets.
 #[macro_export]
@@ -199,26 +199,11 @@ pub fn dialogue(data: &[u8]) {
     const TAKEN_MAX: usize = 200;
     let Some((first, script)) = headed(data) else { return };
     let Some((protocol, role)) = role(first) else { return };
-    // A client of HTTP and packets of ICMP go other ways than the one dialer.
-    if ["http", "icmp", "tls"].contains(&protocol.name) {
-        return;
-    }
-    let mut options = roles::options(protocol, role, protocol.schemes[0], "127.0.0.1:9", SECRET);
-    if protocol.name == "dns"
-        && let Some(options) = options.as_mapping_mut()
-    {
-        options.insert("over".into(), "tcp".into());
-    }
-    let built = roles::build(protocol, role, &options);
-    let built = built.unwrap_or_else(|problems| panic!("{} {role:?} {options:?}: {problems:?}", protocol.name));
-    let bytes: Arc<[u8]> = script.into();
+    let Some(built) = played(protocol, role) else { return };
     let piece = first.rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(usize::MAX).max(1);
-    let connection = move || Box::new(Scripted { bytes: bytes.clone(), at: 0, piece }) as Stream;
-    let masker = Masker::new([Secret::new(SECRET)]);
-    let nameservers = vec![([192, 0, 2, 1], 53).into()];
-    let net = protocol::Net::standing_in(NetOptions { nameservers, masker }, connection).expect("a net");
+    *SCRIPT.lock().unwrap_or_else(PoisonError::into_inner) = Some((script.into(), piece));
     let (at, started) = (clock::now(), clock::instant());
-    let mut cx = Attempt::new(net, Family::Any, at, started, true);
+    let mut cx = Attempt::new(net(), Family::Any, at, started, true);
     let _entered = runtime().enter();
     let verdict = match built {
         Built::Probe(probe) => at_once(probe.probe(&mut cx)),
@@ -250,6 +235,51 @@ pub fn dialogue(data: &[u8]) {
     let (observation, transcript) = cx.finish(verdict, clock::instant(), None);
     let told = format!("{observation:?} {transcript:?}");
     assert!(!told.contains(SECRET), "a secret is told: {told}");
+}
+
+/// What the server says, and in pieces of how many bytes.
+static SCRIPT: Mutex<Option<(Arc<[u8]>, usize)>> = Mutex::new(None);
+
+/// A net on which every server says it.
+fn net() -> Arc<protocol::Net> {
+    static NET: OnceLock<Arc<protocol::Net>> = OnceLock::new();
+    let connection = || {
+        let script = SCRIPT.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (bytes, piece) = script.expect("there is a script before there is a connection");
+        Box::new(Scripted { bytes, at: 0, piece }) as Stream
+    };
+    let made = || {
+        let options =
+            NetOptions { nameservers: vec![([192, 0, 2, 1], 53).into()], masker: Masker::new([Secret::new(SECRET)]) };
+        protocol::Net::standing_in(options, connection).expect("a net")
+    };
+    NET.get_or_init(made).clone()
+}
+
+/// Every role of every protocol that dials a stream, made once.
+fn played(protocol: &Protocol, role: Role) -> Option<&'static Built> {
+    static ALL: OnceLock<Vec<(&'static str, Role, Built)>> = OnceLock::new();
+    let all = ALL.get_or_init(|| {
+        // A client of HTTP and packets of ICMP go other ways than the one dialer; of TLS, the handshake is not ours.
+        let dialed = PROTOCOLS.iter().filter(|p| !["http", "icmp", "tls"].contains(&p.name));
+        let roles =
+            dialed.flat_map(|p| ROLES.into_iter().filter(|role| roles::can(p, *role)).map(move |role| (*p, role)));
+        roles
+            .map(|(protocol, role)| {
+                let mut options = roles::options(protocol, role, protocol.schemes[0], "127.0.0.1:9", SECRET);
+                if protocol.name == "dns"
+                    && let Some(options) = options.as_mapping_mut()
+                {
+                    options.insert("over".into(), "tcp".into());
+                }
+                let built = roles::build(protocol, role, &options);
+                let built =
+                    built.unwrap_or_else(|problems| panic!("{} {role:?} {options:?}: {problems:?}", protocol.name));
+                (protocol.name, role, built)
+            })
+            .collect()
+    });
+    all.iter().find(|(name, its, _)| (*name, *its) == (protocol.name, role)).map(|(.., built)| built)
 }
 
 fn runtime() -> &'static tokio::runtime::Runtime {
