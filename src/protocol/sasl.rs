@@ -130,10 +130,10 @@ pub fn hint<S: AsRef<str>>(chosen: Mechanism, asked: Option<Mechanism>, offered:
     let proves = matches!(chosen, Mechanism::ScramSha256 | Mechanism::ScramSha1);
     match (asked, private && proves) {
         (None, true) if has(Mechanism::Plain) => {
-            "; where the password is right, the server may lack SCRAM: `auth: plain`"
+            "; if the password is right, SCRAM may not work for this user: try `auth: plain`"
         }
         (None, true) if has(Mechanism::Login) => {
-            "; where the password is right, the server may lack SCRAM: `auth: login`"
+            "; if the password is right, SCRAM may not work for this user: try `auth: login`"
         }
         _ => "",
     }

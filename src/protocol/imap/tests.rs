@@ -118,8 +118,8 @@ fn a_login_shows_no_challenge_and_says_what_else_there_is() {
         _ => "% NO AUTHENTICATE SCRAM-SHA-256 authentication failed\r\n".into(),
     });
     let seen = probed(address);
-    let text = "login refused: NO AUTHENTICATE SCRAM-SHA-256 authentication failed; where the password is right, the \
-                server may lack SCRAM: `auth: plain`";
+    let text = "login refused: NO AUTHENTICATE SCRAM-SHA-256 authentication failed; if the password is right, SCRAM \
+                may not work for this user: try `auth: plain`";
     assert_eq!(seen.reason().text, text);
 
     let (address, _) = play(greeting, |command| match command {

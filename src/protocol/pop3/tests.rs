@@ -111,7 +111,7 @@ fn a_login_shows_no_challenge_and_says_what_else_there_is() {
         command if command.starts_with("AUTH") => "-ERR [AUTH] user not found\r\n".into(),
         other => polite(other),
     });
-    let text = "login refused: -ERR [AUTH] user not found; where the password is right, the server may lack SCRAM: \
+    let text = "login refused: -ERR [AUTH] user not found; if the password is right, SCRAM may not work for this user: try \
                 `auth: plain`";
     assert_eq!(probed(address).reason().text, text);
     let (address, _) = play(1, "+OK\r\n", |command| match command {
