@@ -410,7 +410,8 @@ mod tests {
     #[test]
     fn what_else_to_try_is_said_only_where_it_may_help() {
         use Mechanism::{Plain, ScramSha1, ScramSha256};
-        let table: [(Mechanism, Option<Mechanism>, &[&str], bool, &str); 6] = [
+        type Row<'a> = (Mechanism, Option<Mechanism>, &'a [&'a str], bool, &'a str);
+        let table: [Row<'_>; 6] = [
             (ScramSha256, None, &["SCRAM-SHA-256", "PLAIN"], true, "plain"),
             (ScramSha1, None, &["LOGIN", "SCRAM-SHA-1"], true, "login"),
             (ScramSha256, None, &["SCRAM-SHA-256", "PLAIN"], false, ""),

@@ -77,8 +77,8 @@ async fn start_tls(
     if client.capabilities.is_empty() {
         capabilities(&mut client, cx).await?;
     }
-    cx.phase(Phase::Tls);
     if !client.can("STARTTLS") {
+        cx.phase(Phase::Tls);
         return Err(cx.fail(Kind::Unexpected, "the server does not offer STARTTLS"));
     }
     let reply = client.simple(cx, "STARTTLS").await.map_err(|fault| fault.reason(cx))?;

@@ -113,8 +113,8 @@ async fn start_tls(
     cx: &mut Attempt,
     capabilities: &[String],
 ) -> Result<(Client, Vec<String>), Reason> {
-    cx.phase(Phase::Tls);
     if !capabilities.is_empty() && !capabilities.iter().any(|c| c == "STLS") {
+        cx.phase(Phase::Tls);
         return Err(cx.fail(Kind::Unexpected, "the server does not offer STLS"));
     }
     let answer = client.command(cx, "STLS").await?;

@@ -66,7 +66,7 @@ fn logins_are_accepted_and_refused_in_words() {
     let seen = probe("imap", &format!("{{ url: 'imap://{}', username: {USER}, password: wrong-word }}", dovecot.imap));
     let reason = seen.reason();
     assert_eq!((reason.phase, reason.kind), (Phase::Login, Kind::Rejected));
-    assert_eq!(reason.text, "login refused: NO [AUTHENTICATIONFAILED] Authentication failed.");
+    assert!(reason.text.starts_with("login refused: NO [AUTHENTICATIONFAILED] Authentication failed."), "{reason}");
     assert!(!format!("{seen:?}").contains("wrong-word"));
     // Without credentials the session itself is proved.
     assert_eq!(probe("imap", &format!("{{ url: 'imap://{}' }}", dovecot.imap)).outcome(), Outcome::Ok);

@@ -52,7 +52,7 @@ async fn a_wrong_password_is_named_with_its_side() {
     ] {
         let o = Bench::new(&smtp, &wrong(receive), PATIENT).attempt().await;
         assert_eq!(said(&o), (Outcome::Failed, Phase::Login, Kind::Rejected, None), "nothing is sent unheard");
-        assert_eq!(reason(&o).text, answer);
+        assert!(reason(&o).text.starts_with(answer), "{}", reason(&o).text);
         assert!(!format!("{o:?}").contains("wrong-word"));
     }
     assert_eq!(route.proxy.account().seen.len(), 0);
