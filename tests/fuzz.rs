@@ -26,7 +26,7 @@ const SECONDS: u64 = 2;
 const INPUT_MAX: Duration = Duration::from_secs(60);
 
 /// Time of one input from which on it is told.
-const INPUT_TOLD: Duration = Duration::from_secs(5);
+const INPUT_TOLD: Duration = Duration::from_secs(2);
 
 /// Longest input: what lies beyond it is bounded by the readers' own limits, which their own tests try.
 const INPUT_BYTES_MAX: usize = 64 * 1024;

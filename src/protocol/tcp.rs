@@ -108,10 +108,15 @@ enum Wanted {
 }
 
 impl Wanted {
-    /// The end of the first place where it is found.
-    fn end_in(&self, bytes: &[u8]) -> Option<usize> {
+    /// The end of the first place where it is found; it is not within the first `searched` bytes. A text is not looked for
+    /// there again: what comes byte by byte would be read anew for each.
+    fn end_in(&self, bytes: &[u8], searched: usize) -> Option<usize> {
         match self {
-            Self::Text(text) => bytes.windows(text.len()).position(|window| window == text).map(|at| at + text.len()),
+            Self::Text(text) => {
+                let from = (searched + 1).saturating_sub(text.len());
+                let at = bytes[from..].windows(text.len()).position(|window| window == text)?;
+                Some(from + at + text.len())
+            }
             Self::Match(pattern) => pattern.find(bytes).map(|found| found.end()),
         }
     }
@@ -188,11 +193,13 @@ async fn expect(
     wanted: &Wanted,
     shown: &str,
 ) -> Result<(), Reason> {
+    let mut searched = 0;
     loop {
-        if let Some(end) = wanted.end_in(unmatched) {
+        if let Some(end) = wanted.end_in(unmatched, searched) {
             unmatched.drain(..end);
             return Ok(());
         }
+        searched = unmatched.len();
         cx.awaits(missing(shown, unmatched));
         if unmatched.len() >= UNMATCHED_BYTES_MAX {
             let text = format!("{UNMATCHED_BYTES_MAX} bytes came without {shown}");
@@ -432,6 +439,19 @@ mod tests {
         for (yaml, expected) in table {
             let got = problems(&TCP, yaml);
             assert!(got.iter().any(|p| p.contains(expected)), "{yaml}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_found_in_whatever_pieces_it_comes() {
+        let wanted = Wanted::Text(b"+PONG".to_vec());
+        let bytes = b"++PO+PONG+PONG";
+        for first in 0..bytes.len() {
+            let early = wanted.end_in(&bytes[..first], 0);
+            assert_eq!(early, (first >= 9).then_some(9), "{first}");
+            if early.is_none() {
+                assert_eq!(wanted.end_in(bytes, first), Some(9), "{first}");
+            }
         }
     }
 
