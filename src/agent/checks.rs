@@ -121,6 +121,7 @@ impl Journal for Written {
         Box::pin(async move {
             let event = Event::Sending { check: self.check.clone(), flights };
             match heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
+                Ok(Reply::Done { unwritten: Some(why) }) => Err(why),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.to_string()),
             }

@@ -1,8 +1,9 @@
 //! The thread on which the core decides and the store writes.
 //!
 //! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
-//! and writes all commits in one transaction; only then it answers, and shows the messages to the channels. When the
-//! store cannot write, nothing is answered and nothing is sent: the group is tried again until it is written.
+//! and writes all commits in one transaction; then it answers, and shows the messages to the channels. When the store
+//! cannot write, what is decided waits in memory, everybody is answered from there, and writing is tried again:
+//! `writing.rs` says how.
 
 use std::{
     collections::HashMap,
@@ -20,7 +21,7 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use super::{AgentError, board::Board};
+use super::{AgentError, backlog::Backlog, board::Board, writing::GROUP_MAX};
 use crate::{
     clock,
     decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
@@ -28,22 +29,19 @@ use crate::{
     store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
-    web::control::{CheckStatus, LastSeen},
+    web::control::{CheckStatus, LastSeen, StoreTrouble},
 };
 
 /// Most jobs waiting; beyond it those who have something to tell wait, so memory is bounded when the disk hangs.
 pub(crate) const JOBS_MAX: usize = 8_192;
 
-/// Most jobs of one transaction: large enough that a busy minute costs few fsyncs, small enough that an alert waits
-/// for milliseconds.
-const GROUP_MAX: usize = 512;
-
 /// Least time between two transactions: what comes meanwhile is written together. At most fifty fsyncs a second is
 /// what any disk can do beside its other work, and no alert waits for longer than this.
 const GROUP_EVERY: Duration = Duration::from_millis(20);
 
-/// Pause between tries to write a group.
-const WRITE_RETRY: Duration = Duration::from_secs(1);
+/// How often the queue is looked at while something waits to be written: nobody notices such a delay, and the thread
+/// can see to the store in between.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Something for the core or the store.
 #[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
@@ -80,12 +78,17 @@ impl Job {
 pub(crate) enum Reply {
     /// It is committed; the check it was about is to be asked again so soon.
     Pace(Pace),
-    /// It is committed.
-    Done,
+    /// It is committed; or it is taken and, for the reason given, not written yet.
+    Done {
+        /// Why it is not written.
+        unwritten: Option<String>,
+    },
+    /// It cannot be done as the store stands.
+    Failed(String),
     /// A person's wish was refused.
     Refused(Refused),
-    /// How all checks stand.
-    Status(Vec<CheckStatus>),
+    /// How all checks stand, and why the store does not write, if so.
+    Status(Vec<CheckStatus>, Option<StoreTrouble>),
     /// What a check goes on from; an error when the store cannot tell.
     Resumed(Result<Resumed, String>),
 }
@@ -174,19 +177,26 @@ impl Heart {
 }
 
 /// What lives on the thread.
-struct Beating {
-    core: Core,
-    writer: Writer,
+pub(super) struct Beating {
+    pub(super) core: Core,
+    pub(super) writer: Writer,
+    pub(super) backlog: Backlog,
     setup: Setup,
-    last: HashMap<CheckName, LastSeen>,
+    pub(super) last: HashMap<CheckName, LastSeen>,
     states: HashMap<CheckName, &'static str>,
-    board: Arc<Board>,
-    telemetry: Arc<Telemetry>,
-    timeout: watch::Sender<Option<Timestamp>>,
+    pub(super) board: Arc<Board>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) timeout: watch::Sender<Option<Timestamp>>,
     /// When the latest transaction began.
-    written: Instant,
+    pub(super) written: Instant,
     /// Whether the store's upkeep stopped before it was done.
     upkeep_left: bool,
+    /// What kept the upkeep from being done, as far as it was told.
+    upkeep_error: Option<String>,
+    /// Whether it was told that no space can be set aside.
+    pub(super) reserve_told: bool,
+    /// Checks that wait for the store to say what they go on from.
+    resuming: Vec<(CheckName, oneshot::Sender<Reply>)>,
 }
 
 type Answer = (Option<oneshot::Sender<Reply>>, Answering);
@@ -214,12 +224,13 @@ impl Beating {
         let last = past
             .checks
             .iter()
-            .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
+            .filter_map(|(name, (_, observations))| Some((name.clone(), observations.last()?.into())))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
-        Ok(Self {
+        let mut beating = Self {
             core,
             writer,
+            backlog: Backlog::default(),
             setup,
             last,
             states: HashMap::new(),
@@ -228,21 +239,32 @@ impl Beating {
             timeout,
             written: clock::instant(),
             upkeep_left: false,
-        })
+            upkeep_error: None,
+            reserve_told: false,
+            resuming: Vec::new(),
+        };
+        beating.keep_reserve();
+        Ok(beating)
     }
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
         // Members of open incidents that left the configuration while the agent was not running.
         let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
-        self.write(&[commit], stop)?;
+        self.write(vec![commit])?;
         // Steps that fell due meanwhile.
-        self.group(vec![Job::quiet(Event::Tick)], stop)?;
+        self.group(vec![Job::quiet(Event::Tick)])?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
             let first = match queue.try_recv() {
                 Ok(job) => job,
                 // Nothing waits: time for what upkeep has left over.
                 Err(TryRecvError::Empty) if self.upkeep_left => {
                     self.maintain();
+                    continue;
+                }
+                Err(TryRecvError::Empty) if !self.backlog.is_empty() => {
+                    thread::sleep(LOOK_EVERY);
+                    self.write_if_due()?;
+                    self.resume();
                     continue;
                 }
                 Err(_) => match queue.blocking_recv() {
@@ -261,13 +283,20 @@ impl Beating {
                 jobs.push(job);
             }
             self.telemetry.queue(Queue::Events, queue.len());
-            self.group(jobs, stop)?;
+            self.group(jobs)?;
+        }
+        self.write_all()?;
+        if !self.backlog.is_empty() {
+            tracing::error!(
+                changes = self.backlog.len(),
+                "stopped before the store wrote again; these changes are lost"
+            );
         }
         Ok(())
     }
 
     /// Decides a group of jobs, writes it, answers.
-    fn group(&mut self, jobs: Vec<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
+    fn group(&mut self, jobs: Vec<Job>) -> Result<(), StoreError> {
         let mut commits = Vec::with_capacity(jobs.len());
         let mut answers: Vec<Answer> = Vec::with_capacity(jobs.len());
         let mut maintain = false;
@@ -289,83 +318,58 @@ impl Beating {
                 }
                 Job::Reconfigure { setup, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
-                    self.write(&commits, stop)?;
-                    commits = vec![self.reconfigure(now, setup)?];
-                    answers.push((Some(reply), Answering::Done));
+                    self.write(std::mem::take(&mut commits))?;
+                    self.write_all()?;
+                    match self.reconfigure(now, setup) {
+                        Ok(commit) => {
+                            commits.push(commit);
+                            answers.push((Some(reply), Answering::Done));
+                        }
+                        Err(why) => drop(reply.send(Reply::Failed(why))),
+                    }
                 }
                 Job::Status { reply } => {
-                    let _ = reply.send(Reply::Status(self.status()));
+                    let _ = reply.send(Reply::Status(self.status(), self.trouble()));
                 }
                 Job::Resume { check, reply } => {
                     // What this group holds of the check is part of it.
-                    self.write(&std::mem::take(&mut commits), stop)?;
-                    let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
+                    self.write(std::mem::take(&mut commits))?;
+                    self.write_all()?;
+                    self.resuming.push((check, reply));
+                    self.resume();
                 }
                 Job::Maintain => maintain = true,
             }
         }
-        self.write(&commits, stop)?;
+        self.write(commits)?;
         for (reply, answering) in answers {
             let Some(reply) = reply else { continue };
             let _ = reply.send(match answering {
                 Answering::Pace(check) => Reply::Pace(self.core.pace(&check)),
-                Answering::Done => Reply::Done,
+                Answering::Done => Reply::Done { unwritten: self.unwritten() },
                 Answering::Refused(refused) => Reply::Refused(refused),
             });
         }
+        self.resume();
         if maintain {
+            self.keep_reserve();
             self.maintain();
         }
         Ok(())
     }
 
-    /// Writes commits, again and again until it works; then shows what they hold.
-    fn write(&mut self, commits: &[Commit], stop: &AtomicBool) -> Result<(), StoreError> {
-        let events = commits.iter().filter(|c| !c.is_empty()).count();
-        if events > 0 {
-            let begun = clock::instant();
-            self.written = begun;
-            let mut failed = false;
-            while let Err(error) = self.writer.commit(commits) {
-                if is_final(&error) || stop.load(Ordering::Acquire) {
-                    return Err(error);
-                }
-                tracing::error!(%error, "the store does not write; trying again");
-                failed = true;
-                thread::sleep(WRITE_RETRY);
-            }
-            if failed {
-                tracing::warn!("the store writes again");
-            }
-            self.telemetry.committed(events, clock::instant().saturating_duration_since(begun));
+    /// Says what checks go on from, as soon as the store holds all of it.
+    fn resume(&mut self) {
+        if self.resuming.is_empty() || !self.backlog.is_empty() {
+            return;
         }
-        self.publish(commits, events);
-        Ok(())
-    }
-
-    fn publish(&mut self, commits: &[Commit], events: usize) {
-        for commit in commits {
-            if let Some((check, observation)) = &commit.observation {
-                self.last.insert(check.clone(), last_seen(observation));
-            }
-            if let Some(row) = &commit.state {
-                self.log_state(row);
-            }
-            for line in &commit.timeline {
-                tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
-            }
+        for (check, reply) in std::mem::take(&mut self.resuming) {
+            let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
         }
-        self.board.publish(commits.iter().flat_map(|c| &c.messages));
-        if events > 0 {
-            let (depth, oldest) = self.board.depth();
-            self.telemetry.outbox(depth, oldest);
-        }
-        let next = self.core.next_timeout();
-        self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
     /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it.
-    fn log_state(&mut self, row: &StateRow) {
+    pub(super) fn log_state(&mut self, row: &StateRow) {
         if self.states.insert(row.check.clone(), row.state) == Some(row.state) {
             return;
         }
@@ -378,9 +382,16 @@ impl Beating {
         }
     }
 
-    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
-        rename(&mut self.writer, &setup.renames)?;
-        let past = restore(&mut self.writer, &setup, now)?;
+    /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
+        if let Some(trouble) = self.backlog.trouble() {
+            return Err(format!("the store does not write: {}", trouble.error));
+        }
+        let mut read = || {
+            rename(&mut self.writer, &setup.renames)?;
+            restore(&mut self.writer, &setup, now)
+        };
+        let past = read().map_err(|e: StoreError| e.to_string())?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
@@ -402,25 +413,27 @@ impl Beating {
     }
 
     fn maintain(&mut self) {
+        if self.backlog.trouble().is_some() {
+            self.upkeep_left = false;
+            return;
+        }
         match self.writer.maintain(clock::now(), &self.setup.keep) {
             Ok(done) => {
                 tracing::debug!(?done, "upkeep of the store");
                 self.upkeep_left = done.more;
+                if self.upkeep_error.take().is_some() {
+                    tracing::warn!("upkeep of the store works again");
+                }
             }
             Err(error) => {
                 self.upkeep_left = false;
-                tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute");
+                let told = error.to_string();
+                if self.upkeep_error.as_ref() != Some(&told) {
+                    tracing::error!(%error, "upkeep of the store failed; it is tried again each minute");
+                    self.upkeep_error = Some(told);
+                }
             }
         }
-    }
-}
-
-fn last_seen(observation: &crate::observation::Observation) -> LastSeen {
-    LastSeen {
-        at: observation.at,
-        outcome: observation.outcome,
-        latency_ms: crate::observation::to_ms(observation.latency()),
-        reason: observation.reason.clone(),
     }
 }
 
@@ -453,9 +466,4 @@ fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, S
         next_incident: restored.next_incident.0,
         next_message: restored.next_message.0,
     })
-}
-
-/// Whether trying again cannot help.
-fn is_final(error: &StoreError) -> bool {
-    matches!(error, StoreError::Damaged { .. } | StoreError::Inconsistent { .. } | StoreError::NotOurs { .. })
 }

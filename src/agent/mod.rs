@@ -8,12 +8,14 @@
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
 //! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels.
 
+mod backlog;
 mod board;
 mod checks;
 mod control;
 mod heart;
 mod service;
 mod trial;
+mod writing;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,7 +29,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job, Setup},
+    heart::{Heart, Job, Reply, Setup},
 };
 pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
@@ -345,6 +347,13 @@ impl Shared {
                 "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
             );
         }
+        // Before anything is ended for it.
+        if let Ok(Reply::Status(_, Some(trouble))) = heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
+            return Err(format!(
+                "it cannot be put in force while the store does not write; reload again when it does. {}",
+                trouble.error
+            ));
+        }
         let net = network(&config).map_err(|e| e.to_string())?;
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
         let mut counts = Reloaded::default();
@@ -367,9 +376,13 @@ impl Shared {
         // At the same time: several hung receivers cost one grace, not one each.
         futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
         let setup = setup(&config, clock::now());
-        heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
-            .await
-            .map_err(|e: HeartError| e.to_string())?;
+        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply }).await;
+        if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
+            // The store failed in this moment: what was ended goes on as it was.
+            self.start_channels(running);
+            self.start_checks(running);
+            return Err(format!("it cannot be put in force, {why}"));
+        }
         running.config = Arc::new(config);
         running.net = net;
         self.start_channels(running);

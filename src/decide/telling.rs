@@ -65,7 +65,7 @@ impl Core {
         told.ended |= alert.kind.is_final();
         let message = Message {
             id,
-            key: format!("bongsu-{}-{id}", self.instance),
+            key: format!("bongsu-{}-{id}-{:08x}", self.instance, self.run),
             channel: channel.clone(),
             thread: format!("{}-{}", self.instance, incident.id.0),
             position: told.messages,

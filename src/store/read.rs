@@ -145,6 +145,29 @@ pub(super) fn between(
     Ok(found)
 }
 
+/// Gives every observation from number `from` until before `to`, of one check or of all, in order, to `take`: its
+/// number, its check's name, and what could be read of it. Ends when `take` says no.
+pub(super) fn each(
+    connection: &Connection,
+    from: i64,
+    to: i64,
+    check: Option<&CheckName>,
+    mut take: impl FnMut(i64, Option<String>, Result<Observation, Fault>) -> bool,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, k.name FROM {TABLES} LEFT JOIN known_check k ON k.id = o.check_id
+         WHERE o.id >= ?1 AND o.id < ?2 AND (?3 IS NULL OR k.name = ?3) ORDER BY o.id"
+    ))?;
+    let mut rows = statement.query(params![from, to, check.map(CheckName::as_str)])?;
+    while let Some(row) = rows.next()? {
+        let name = row.get("name")?;
+        if !take(row.get(0)?, name, observation(row).map(|(o, _)| o)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Incidents that a statement selects as (id, json).
 pub(super) fn incidents(
     connection: &Connection,

@@ -12,7 +12,9 @@ use super::{
     encode::{self, day_of, first_id},
     error::{Fault, StoreError},
     maintain::Upkeep,
-    open, read, rows,
+    open, read,
+    reserve::Reserve,
+    rows,
 };
 use crate::{
     alert::Message,
@@ -48,6 +50,7 @@ pub struct Writer {
     instance: String,
     /// What tells the file from another that takes its place.
     pub(super) file: Option<(u64, u64)>,
+    pub(super) reserve: Reserve,
     _lock: File,
 }
 
@@ -64,8 +67,16 @@ pub(super) struct Known {
 
 impl Writer {
     /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
-    /// checking that it is whole. Only one writer can hold it at a time.
+    /// checking that it is whole. Only one writer can hold it at a time. On a full disk the reserve is given up for it.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let reserve = Reserve::of(path);
+        match Self::open_once(path, now) {
+            Err(error) if reserve.may_cure(&error) && reserve.release() => Self::open_once(path, now),
+            other => other,
+        }
+    }
+
+    fn open_once(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
         let (connection, lock) = open::open_writer(path, now)?;
         let read = || -> Result<_, Fault> {
             let instance = connection.query_row("SELECT value FROM meta WHERE key = 'instance'", [], |r| r.get(0))?;
@@ -79,6 +90,7 @@ impl Writer {
             upkeep,
             instance,
             file: open::identity(path),
+            reserve: Reserve::of(path),
             _lock: lock,
         })
     }

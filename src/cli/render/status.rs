@@ -5,7 +5,7 @@ use crate::{
     cli::render::text::measured,
     incident::Incident,
     value::Timestamp,
-    web::control::{CheckStatus, StatusReport},
+    web::control::{CheckStatus, StatusReport, StoreTrouble},
 };
 
 /// States in the order they are counted.
@@ -38,6 +38,9 @@ pub fn status(
             let uptime = rough(std::time::Duration::from_millis(report.uptime_ms));
             let head = format!("bongsu {} on {}, up {uptime}, {}", report.version, report.agent, counts(checks));
             let mut text = format!("{}\n", visible(&head));
+            if let Some(trouble) = &report.store {
+                text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&store_trouble(trouble)))));
+            }
             if let Some(error) = &report.reload_error {
                 let told = format!("the latest reload was refused, the configuration before it is in force: {error}");
                 text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&told))));
@@ -69,6 +72,26 @@ pub fn alone(silent: Option<&str>, last: Option<Timestamp>) -> String {
         Some(at) => format!("{why}; as of {}", at.to_seconds_text()),
         None => format!("{why}; nothing observed yet"),
     }
+}
+
+/// A store that does not write, in a line.
+fn store_trouble(trouble: &StoreTrouble) -> String {
+    let mut line = format!(
+        "the store does not write since {}: {}; {} in memory only, lost if the daemon ends before",
+        trouble.since.to_seconds_text(),
+        trouble.error,
+        count(trouble.waiting, "change"),
+    );
+    if trouble.telling {
+        line.push_str("; alerts are sent before they are recorded");
+    }
+    if trouble.dropped > 0 {
+        line.push_str(&format!(
+            "; {} dropped",
+            count(usize::try_from(trouble.dropped).unwrap_or(usize::MAX), "observation")
+        ));
+    }
+    line
 }
 
 fn counts(checks: &[CheckStatus]) -> String {
@@ -159,6 +182,7 @@ mod tests {
             checks: vec![],
             metrics: Snapshot::default(),
             reload_error: None,
+            store: None,
         }
     }
 
