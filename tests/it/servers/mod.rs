@@ -11,6 +11,7 @@ mod mangling;
 mod mqtt;
 mod pop3;
 mod receiving;
+mod scarcity;
 mod smtp;
 mod tls_tcp;
 mod websocket;
