@@ -1,8 +1,9 @@
 //! What is decided and not written yet, while the store cannot write.
 //!
 //! Deciding goes on whatever the disk does. Commits wait here, in order, and are written when the store writes again;
-//! tries are spaced out, and nobody sleeps over them. A message is shown to its channel when its row is written. When
-//! the store has not written for [`TELL_AFTER`], it is shown without: an outage that nobody is told of because the
+//! tries are spaced out, and nobody sleeps over them. A new message is shown to its channel when its row is written;
+//! what becomes of one that was shown is shown at once, or it would be sent again while its result waits. When the
+//! store has not written for [`TELL_AFTER`], it is shown without: an outage that nobody is told of because the
 //! monitor's own disk is full is the one failure a monitor must not have. Its key is the one its row will have, and
 //! what comes of it is one more commit that waits; so once the store writes again the row says that it was delivered,
 //! and it is told once. Only if the process ends before, nothing is known of it, and an outage that still lasts is
@@ -14,12 +15,12 @@
 //! Neither clock, file nor thread: times are arguments.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     time::{Duration, Instant},
 };
 
 use crate::{
-    alert::{Message, MessageId},
+    alert::{Message, MessageId, MessageState},
     decide::Commit,
     incident::{Incident, IncidentId},
     value::{CheckName, Timestamp},
@@ -62,8 +63,8 @@ pub(super) struct Trouble {
 #[derive(Default)]
 pub(super) struct Backlog {
     commits: Vec<Commit>,
-    /// The first so many of them have had their messages shown.
-    shown: usize,
+    /// New messages as they are now, which no row tells of yet and no channel has seen.
+    unseen: BTreeMap<MessageId, Message>,
     trouble: Option<Trouble>,
     /// Observations dropped since the trouble began.
     dropped: u64,
@@ -102,8 +103,17 @@ impl Backlog {
         &self.commits[..self.commits.len().min(most)]
     }
 
-    /// Takes in what was decided.
-    pub(super) fn hold(&mut self, commits: Vec<Commit>) {
+    /// Takes in what was decided; gives the messages to be shown at once, because their channels have seen them before.
+    pub(super) fn hold(&mut self, commits: Vec<Commit>) -> Vec<Message> {
+        let mut seen = Vec::new();
+        for message in commits.iter().flat_map(|c| &c.messages) {
+            let is_new = message.state == MessageState::Pending && message.attempts == 0;
+            if is_new || self.unseen.contains_key(&message.id) {
+                self.unseen.insert(message.id, message.clone());
+            } else {
+                seen.push(message.clone());
+            }
+        }
         let mut commits: Vec<Commit> = commits.into_iter().filter(|c| !c.is_empty()).collect();
         if self.commits.is_empty() {
             self.commits = commits;
@@ -111,6 +121,7 @@ impl Backlog {
             self.commits.append(&mut commits);
         }
         self.thin(HELD_MAX);
+        seen
     }
 
     /// Whether it is time to write what waits.
@@ -154,12 +165,11 @@ impl Backlog {
         news
     }
 
-    /// The oldest `count` are written; gives the messages of theirs that were not shown before.
+    /// The oldest `count` are written; gives the messages that have their row now and were not shown before.
     pub(super) fn written(&mut self, count: usize, now: Instant) -> Vec<Message> {
-        let shown = self.shown.min(count);
-        self.shown -= shown;
         self.written = Some(now);
-        self.commits.drain(..count).skip(shown).flat_map(|c| c.messages).collect()
+        let ids = self.commits.drain(..count).flat_map(|c| c.messages).map(|m| m.id);
+        ids.filter_map(|id| self.unseen.remove(&id)).collect()
     }
 
     /// Everything is written: what is over, if there was trouble.
@@ -185,8 +195,7 @@ impl Backlog {
         if !self.trouble.as_ref().is_some_and(|t| t.telling) {
             return Vec::new();
         }
-        let from = std::mem::replace(&mut self.shown, self.commits.len());
-        self.commits[from..].iter().flat_map(|c| &c.messages).cloned().collect()
+        std::mem::take(&mut self.unseen).into_values().collect()
     }
 
     /// Incidents as they are and as no row says yet.
@@ -211,11 +220,11 @@ impl Backlog {
                 self.dropped += 1;
             }
         }
-        self.forget_empty();
+        self.commits.retain(|c| !c.is_empty());
         if self.commits.len() > most * 3 / 4 {
             let old = self.commits.len() - most / 2;
             self.squeeze(old);
-            self.forget_empty();
+            self.commits.retain(|c| !c.is_empty());
         }
     }
 
@@ -243,18 +252,6 @@ impl Backlog {
                 commit.timeline.clear();
             }
         }
-    }
-
-    fn forget_empty(&mut self) {
-        let (mut position, mut shown_gone) = (0, 0);
-        let shown = self.shown;
-        self.commits.retain(|commit| {
-            let keep = !commit.is_empty();
-            shown_gone += usize::from(!keep && position < shown);
-            position += 1;
-            keep
-        });
-        self.shown -= shown_gone;
     }
 }
 

@@ -25,7 +25,8 @@ impl Beating {
     /// When trying again cannot help: what was decided contradicts what is stored.
     pub(super) fn write(&mut self, commits: Vec<Commit>) -> Result<(), StoreError> {
         self.show(&commits);
-        self.backlog.hold(commits);
+        let seen = self.backlog.hold(commits);
+        self.post(&seen);
         self.write_if_due()
     }
 
