@@ -98,6 +98,16 @@ impl Backlog {
         self.dropped
     }
 
+    /// Whether anything waits that tells of a check's messages.
+    pub(super) fn concerns(&self, check: &CheckName) -> bool {
+        let is_of = |name: Option<&CheckName>| name == Some(check);
+        self.commits.iter().any(|c| {
+            is_of(c.sending.as_ref().map(|(name, _)| name))
+                || is_of(c.observation.as_ref().map(|(name, _)| name))
+                || is_of(c.correction.as_ref().map(|(name, _)| name))
+        })
+    }
+
     /// The oldest that wait, at most so many.
     pub(super) fn first(&self, most: usize) -> &[Commit] {
         &self.commits[..self.commits.len().min(most)]

@@ -319,7 +319,7 @@ impl Beating {
                 Job::Reconfigure { setup, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
                     self.write(std::mem::take(&mut commits))?;
-                    self.write_all()?;
+                    self.write_rest()?;
                     match self.reconfigure(now, setup) {
                         Ok(commit) => {
                             commits.push(commit);
@@ -334,7 +334,7 @@ impl Beating {
                 Job::Resume { check, reply } => {
                     // What this group holds of the check is part of it.
                     self.write(std::mem::take(&mut commits))?;
-                    self.write_all()?;
+                    self.write_rest()?;
                     self.resuming.push((check, reply));
                     self.resume();
                 }
@@ -358,12 +358,13 @@ impl Beating {
         Ok(())
     }
 
-    /// Says what checks go on from, as soon as the store holds all of it.
+    /// Says what checks go on from, as soon as the store holds all of it: on a disk that is full from the start, at once.
     fn resume(&mut self) {
-        if self.resuming.is_empty() || !self.backlog.is_empty() {
-            return;
-        }
         for (check, reply) in std::mem::take(&mut self.resuming) {
+            if self.backlog.concerns(&check) {
+                self.resuming.push((check, reply));
+                continue;
+            }
             let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
         }
     }

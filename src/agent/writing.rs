@@ -40,6 +40,11 @@ impl Beating {
         Ok(())
     }
 
+    /// Writes also what is held back to spare space; not while the store does not write, which is tried in its time.
+    pub(super) fn write_rest(&mut self) -> Result<(), StoreError> {
+        if self.backlog.trouble().is_some() { Ok(()) } else { self.write_all() }
+    }
+
     /// Tries to write all that waits, now. When it returns `Ok`, it may still wait.
     pub(super) fn write_all(&mut self) -> Result<(), StoreError> {
         while !self.backlog.is_empty() {

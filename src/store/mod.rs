@@ -41,7 +41,7 @@ pub use self::{
     error::StoreError,
     health::Replace,
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
-    reader::{CheckStatus, Cursor, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    reader::{CheckStatus, Cursor, Exported, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     reserve::RESERVE_BYTES,
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
     writer::{Renamed, Resumed, Writer},

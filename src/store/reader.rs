@@ -259,6 +259,15 @@ impl Reader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor(i64);
 
+/// A part of a reading of many observations.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    /// Observations with their checks' names.
+    pub rows: Vec<(CheckName, Observation)>,
+    /// Where the next part begins; `None` when there is no more.
+    pub next: Option<Cursor>,
+}
+
 impl Cursor {
     /// Before the first observation of an instant.
     pub fn at(at: Timestamp) -> Self {
@@ -267,8 +276,7 @@ impl Cursor {
 }
 
 impl Reader {
-    /// Observations in order, with their checks' names, from a place until before `to`, of one check or of all: at
-    /// most `limit`, and the place where the next reading goes on, if there is more. Each call is a transaction of
+    /// Observations in order, from a place until before `to`, of one check or of all, at most `limit`. Each call is a transaction of
     /// its own, so that whoever takes long over the answer keeps nothing from the writer.
     pub fn export(
         &self,
@@ -276,7 +284,7 @@ impl Reader {
         to: Timestamp,
         check: Option<&CheckName>,
         limit: usize,
-    ) -> Result<(Vec<(CheckName, Observation)>, Option<Cursor>), StoreError> {
+    ) -> Result<Exported, StoreError> {
         self.ask("reading observations", |c| {
             let (mut found, mut last, mut failed) = (Vec::new(), None, None);
             read::each(c, from.0, encode::first_id(to), check, |id, name, read| {
@@ -292,7 +300,7 @@ impl Reader {
                 Some(error) => Err(error),
                 None => {
                     let next = last.filter(|_| found.len() >= limit).map(|id| Cursor(id.saturating_add(1)));
-                    Ok((found, next))
+                    Ok(Exported { rows: found, next })
                 }
             }
         })

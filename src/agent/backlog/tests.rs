@@ -113,6 +113,7 @@ fn tries_are_spaced_out_and_never_further_than_the_longest_pause() {
     assert!(!b.is_due(now), "nothing waits");
     b.hold(vec![seen(1, 0), Commit::default()]);
     assert_eq!(b.len(), 1, "what says nothing does not wait");
+    assert!(b.concerns(&check(1)) && !b.concerns(&check(2)));
     let mut pauses = Vec::new();
     for _ in 0..8 {
         b.failed(at(0), now, "full".into());

@@ -3,7 +3,7 @@
 use crate::{
     cli::{Context, Failure, Verdict},
     clock,
-    store::{Cursor, Reader},
+    store::{Cursor, Exported, Reader},
     value::{CheckName, TimeSpan, Timestamp},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let until = args.until.unwrap_or(Timestamp::from_millis(i64::MAX));
     let mut next = Some(Cursor::at(args.since.unwrap_or(Timestamp::EPOCH)));
     while let Some(from) = next {
-        let (rows, more) = reader.export(from, until, args.check.as_ref(), ROWS_EACH)?;
+        let Exported { rows, next: more } = reader.export(from, until, args.check.as_ref(), ROWS_EACH)?;
         let mut text = String::new();
         for (check, observation) in rows {
             text.push_str(&observation.to_json(&check, places.agent.name.as_str()).to_string());

@@ -235,6 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_does_not_write_is_told_with_what_becomes_of_it() {
+        let mut report = report();
+        let mut trouble = StoreTrouble {
+            since: Timestamp::EPOCH,
+            error: "no space is left".into(),
+            waiting: 3,
+            dropped: 0,
+            telling: false,
+            incidents: vec![],
+        };
+        let mut told = |trouble: &StoreTrouble| {
+            report.store = Some(trouble.clone());
+            status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default())
+        };
+        let line = "the store does not write since 1970-01-01 00:00:00Z: no space is left; 3 changes in memory only, \
+                    lost if the daemon ends before";
+        assert!(told(&trouble).contains(&format!("{line}\n")), "{}", told(&trouble));
+        (trouble.telling, trouble.dropped) = (true, 1);
+        let line = format!("{line}; alerts are sent before they are recorded; 1 observation dropped\n");
+        assert!(told(&trouble).contains(&line), "{}", told(&trouble));
+    }
+
+    #[test]
     fn numbers_no_clock_gives_do_no_harm() {
         let mut odd = check("a/b", "up", None);
         for latency_ms in [f64::NAN, f64::INFINITY, -1.0] {

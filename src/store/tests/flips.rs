@@ -85,7 +85,7 @@ fn read(path: &Path, usual: &[Finding]) -> bool {
     }
     match reader.export(Cursor::at(Timestamp::EPOCH), Timestamp::from_millis(i64::MAX), None, 10_000) {
         // What can be read can be shown.
-        Ok((rows, _)) => rows.iter().for_each(|(name, o)| drop(o.to_json(name, "test").to_string())),
+        Ok(exported) => exported.rows.iter().for_each(|(name, o)| drop(o.to_json(name, "test").to_string())),
         Err(_) => noticed = true,
     }
     noticed

@@ -289,6 +289,27 @@ fn a_daemon_starts_on_a_full_disk_with_what_its_reserve_leaves() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
+#[test]
+fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_key() {
+    let story = Story::new();
+    let disk = Disk::mount(story.place.dir.path().join("db"));
+    let daemon = story.start();
+    let filling = disk.keep_full();
+    story.target.set(Answer::Status(503));
+    until("the problem is told", || story.told("problem").0 == 1);
+    daemon.kill();
+    drop(filling);
+    disk.free();
+    assert_eq!(story.count("SELECT count(*) FROM incidents"), 0, "nobody wrote of it");
+    // A receiver that knows the key must not take the message of what is found now for the one before.
+    let daemon = story.place.start();
+    until("the problem is told again", || story.told("problem") == (2, 2));
+    story.target.set(Answer::Status(200));
+    until("the recovery is told", || story.told("recovery").0 == 1);
+    until("all is written", || story.count("SELECT count(*) FROM incidents WHERE state = 'closed'") == 1);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
 /// strace on a running daemon, ended when dropped: then its system calls work again.
 struct Injection(Child);
 
@@ -341,7 +362,7 @@ fn a_sync_that_fails_anywhere_in_an_incidents_life_neither_loses_nor_repeats_it(
 #[test]
 fn a_write_that_fails_anywhere_in_an_incidents_life_neither_loses_nor_repeats_it() {
     let single = [1, 2, 3, 4, 6, 9, 14, 21, 33].map(|n| format!("pwrite64:error=EIO:when={n}"));
-    through(single.into_iter().chain(["pwrite64:error=EIO:when=2+7".into()]));
+    through(single.into_iter().chain(["pwrite64:error=EIO:when=2+7".into(), "pread64:error=EIO:when=1..60".into()]));
 }
 
 #[test]
