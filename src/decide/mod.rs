@@ -179,10 +179,7 @@ pub struct Past {
 /// All that is known, and the rules by which it changes.
 pub struct Core {
     plan: Arc<Plan>,
-    instance: String,
-    /// Part of the keys of messages made by this run. A message may be told before its row is written; should it never
-    /// be, its number is given again by the next run, and must not come under the same key.
-    run: u32,
+    naming: telling::Naming,
     tracks: HashMap<CheckName, Tracked>,
     incidents: BTreeMap<IncidentId, Incident>,
     messages: BTreeMap<MessageId, Message>,
@@ -213,8 +210,7 @@ impl Tracked {
 }
 
 impl Core {
-    /// A core that goes on from what was stored. `seed` is for the jitter of retries, and tells the
-    /// messages of this run from another's.
+    /// A core that goes on from what was stored. `seed`: for the jitter of retries and the keys.
     pub fn new(plan: Arc<Plan>, past: Past, seed: u64) -> Self {
         let mut tracks = HashMap::with_capacity(plan.checks.len());
         let mut known = past.checks;
@@ -227,8 +223,7 @@ impl Core {
         }
         Self {
             plan,
-            instance: past.instance,
-            run: fastrand::Rng::with_seed(seed).u32(..),
+            naming: telling::Naming::new(past.instance, seed),
             tracks,
             incidents: past.incidents.into_iter().map(|i| (i.id, i)).collect(),
             messages: past.messages.into_iter().map(|m| (m.id, m)).collect(),

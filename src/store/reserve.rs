@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{error::StoreError, open, writer::Writer};
+use crate::value::Timestamp;
 
 /// Size of the reserve: hundreds of commits that tell of an incident, or hours of plain observations written a minute
 /// at a time; small enough for the smallest volume a database is put on.
@@ -93,6 +94,16 @@ impl Reserve {
 }
 
 impl Writer {
+    /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
+    /// checking that it is whole. Only one writer can hold it at a time. On a full disk the reserve is given up for it.
+    pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+        let reserve = Reserve::of(path);
+        match Self::open_once(path, now) {
+            Err(error) if reserve.may_cure(&error) && reserve.release() => Self::open_once(path, now),
+            other => other,
+        }
+    }
+
     /// Sets space aside beside the database, if it is not and the disk has enough. Says whether it is set aside now.
     ///
     /// # Errors

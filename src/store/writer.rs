@@ -66,17 +66,8 @@ pub(super) struct Known {
 }
 
 impl Writer {
-    /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
-    /// checking that it is whole. Only one writer can hold it at a time. On a full disk the reserve is given up for it.
-    pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
-        let reserve = Reserve::of(path);
-        match Self::open_once(path, now) {
-            Err(error) if reserve.may_cure(&error) && reserve.release() => Self::open_once(path, now),
-            other => other,
-        }
-    }
-
-    fn open_once(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+    /// One try of [`Writer::open`].
+    pub(super) fn open_once(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
         let (connection, lock) = open::open_writer(path, now)?;
         let read = || -> Result<_, Fault> {
             let instance = connection.query_row("SELECT value FROM meta WHERE key = 'instance'", [], |r| r.get(0))?;

@@ -409,6 +409,34 @@ fn another_program_that_holds_the_database_delays_no_alert() {
 }
 
 #[test]
+fn a_file_damaged_under_a_running_daemon_ends_neither_watching_nor_telling() {
+    let story = Story::new();
+    let daemon = story.start();
+    until("something is stored", || story.count("SELECT count(*) FROM observations") > 2);
+    // What the daemon holds in memory of the file is stale once another program has written to it.
+    let other = Connection::open(story.db()).expect("own database");
+    other.execute("UPDATE meta SET value = value WHERE key = 'created_at'", []).expect("written");
+    let _ = other.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    let mut bytes = fs::read(story.db()).expect("own file");
+    for byte in bytes.iter_mut().skip(4_096).step_by(7) {
+        *byte ^= 0x5A;
+    }
+    fs::write(story.db(), &bytes).expect("own file");
+    drop(other);
+    story.outage(1);
+    story.outage(2);
+    assert!(daemon.log().contains("is damaged"), "{}", daemon.log());
+    let status = story.status();
+    assert!(status["store"]["error"].as_str().is_some_and(|e| e.contains("is damaged")), "{status}");
+    assert_eq!((story.told("problem"), story.told("recovery")), ((2, 2), (2, 2)));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    assert!(daemon.log().contains("these changes are lost"), "{}", daemon.log());
+    let daemon = story.place.spawn();
+    until("it does not start with such a file", || !daemon.alive());
+    assert!(daemon.log().contains("restore a backup"), "{}", daemon.log());
+}
+
+#[test]
 fn too_few_descriptors_make_nothing_down_and_end_nothing() {
     let story = Story::with_checks(12);
     let log = story.place.dir.path().join("daemon.log");
