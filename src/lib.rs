@@ -42,7 +42,7 @@
 //! | [`notify`] | | the registry of channels; from a row of the outbox to a receiver who said yes |
 //! | [`web`] | | the control API on a Unix socket |
 //! | [`config`] | | YAML as typed, then resolved into values that cannot be wrong; exact mistakes; JSON Schema |
-//! | [`agent`] | | the daemon: tasks, reload, shutdown |
+//! | [`agent`] | | the daemon: tasks, reload, shutdown, watchdog |
 //! | [`cli`] | | one file per command |
 //!
 //! # What never happens

@@ -11,7 +11,7 @@ use std::{fmt, net::SocketAddr, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::delivery::{Accept, Delivery, Fate, Fates, Flight, Integrity, Login, Reconnection};
+pub use self::delivery::{Accept, Delivery, Fate, Fates, Flight, Integrity, Login, NEW_LOGINS_FAIL, Reconnection};
 use crate::value::{CheckName, Timestamp};
 
 /// Longest text of a [`Reason`] in characters: a mail subject, a journal line and a table cell hold it.

@@ -242,7 +242,7 @@ impl Backlog {
     fn squeeze(&mut self, old: usize) {
         let (mut states, mut incidents, mut messages) =
             (HashSet::<CheckName>::new(), HashSet::<IncidentId>::new(), HashSet::<MessageId>::new());
-        let mut lines = 0;
+        let (mut lines, mut vantage) = (0, false);
         for (position, commit) in self.commits.iter_mut().enumerate().rev() {
             let is_old = position < old;
             if is_old {
@@ -257,6 +257,10 @@ impl Backlog {
             }
             commit.incidents.retain(|i| incidents.insert(i.id) || !is_old);
             commit.messages.retain(|m| messages.insert(m.id) || !is_old);
+            if is_old && vantage {
+                commit.vantage = None;
+            }
+            vantage |= commit.vantage.is_some();
             lines += commit.timeline.len();
             if is_old && lines > LINES_MAX {
                 commit.timeline.clear();
@@ -272,6 +276,7 @@ fn matters(commit: &Commit) -> bool {
         || !commit.timeline.is_empty()
         || !commit.messages.is_empty()
         || commit.correction.is_some()
+        || commit.vantage.is_some()
 }
 
 #[cfg(test)]

@@ -6,17 +6,23 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{mpsc, watch};
 
-use super::heart::{self, Job};
+use super::{
+    heart::{self, Job},
+    pulse::Beat,
+};
 use crate::{
     alert::{Message, MessageId, MessageState, message::Attempted, outbox},
     decide::Event,
     incident::IncidentId,
-    notify::worker::Queue,
+    notify::worker::{self, Queue},
     telemetry::Telemetry,
     value::{Name, Timestamp},
 };
@@ -26,6 +32,8 @@ use crate::{
 pub(crate) struct Board {
     pending: Mutex<HashMap<Name, BTreeMap<MessageId, Message>>>,
     changes: watch::Sender<u64>,
+    /// Whether nothing is to be sent for now: the agent is isolated, and every attempt would only fail.
+    held: AtomicBool,
 }
 
 impl Board {
@@ -45,6 +53,13 @@ impl Board {
             }
         }
         if changed {
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Holds back all messages, or lets them go.
+    pub(crate) fn hold(&self, held: bool) {
+        if self.held.swap(held, Ordering::AcqRel) != held {
             self.changes.send_modify(|n| *n += 1);
         }
     }
@@ -91,29 +106,47 @@ pub(crate) struct Line {
     board: Arc<Board>,
     jobs: mpsc::Sender<Job>,
     telemetry: Arc<Telemetry>,
+    beat: Beat,
 }
 
 impl Line {
-    pub(crate) fn new(channel: Name, board: Arc<Board>, jobs: mpsc::Sender<Job>, telemetry: Arc<Telemetry>) -> Self {
-        Self { channel, board, jobs, telemetry }
+    pub(crate) fn new(
+        channel: Name,
+        board: Arc<Board>,
+        jobs: mpsc::Sender<Job>,
+        telemetry: Arc<Telemetry>,
+        beat: Beat,
+    ) -> Self {
+        Self { channel, board, jobs, telemetry, beat }
     }
 }
 
 impl Queue for Line {
     fn due(&self, now: Timestamp) -> Option<Message> {
-        self.board.first_of_each(&self.channel, |firsts| {
-            firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
-        })
+        let held = self.board.held.load(Ordering::Acquire);
+        let first = || {
+            self.board.first_of_each(&self.channel, |firsts| {
+                firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
+            })
+        };
+        let message = if held { None } else { first() };
+        // By then the loop has told what came of the message, or looks again.
+        self.beat.within(if message.is_some() { worker::DELIVERY_MAX } else { worker::SLEEP_MAX });
+        message
     }
 
     fn next_due(&self) -> Option<Timestamp> {
+        if self.board.held.load(Ordering::Acquire) {
+            return None;
+        }
         self.board.first_of_each(&self.channel, |firsts| firsts.map(|m| m.next_at).min())
     }
 
     async fn attempted(&self, id: MessageId, result: Attempted) {
         self.telemetry.notified(&self.channel, &result);
         let event = Event::Attempted { message: id, result };
-        if let Err(error) = heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
+        let asked = heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) });
+        if let Err(error) = self.beat.kept(asked).await {
             tracing::warn!(channel = %self.channel, message = %id, %error, "the result of a delivery is not stored");
         }
     }

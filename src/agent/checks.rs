@@ -12,14 +12,19 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, watch};
 
-use super::heart::{self, Job, Reply};
+use super::{
+    heart::{self, Job, Reply},
+    pulse::Beat,
+    vantage::Vantage,
+};
 use crate::{
     check::{Check, Context, Journal, Lane, Past},
-    clock,
+    clock::{self, Reading},
     decide::Event,
     delivery::Key,
     detect::Pace,
-    observation::Flight,
+    incident::vantage::{self, Excuse},
+    observation::{Correction, Flight, Observation},
     protocol::{Boxed, Net},
     schedule::Schedule,
     telemetry::Telemetry,
@@ -45,11 +50,21 @@ const PACE_MAX: Duration = Duration::from_secs(2);
 /// Pause after a bug in a check's own task, so that it is no tight loop.
 const BUG_PAUSE: Duration = Duration::from_secs(10);
 
-/// Longest goodbye of a check that is asked no more; half of what a stop may take altogether.
+/// How long an attempt that has sent something may go on after the stop: usually what it sent is just arriving, and is
+/// then told and taken off the server, instead of lying there until the next start.
+const LAST_MAX: Duration = Duration::from_millis(1_500);
+
+/// How long a last correction is waited for after the stop: enough to read what has come already.
+const LAST_WORD_MAX: Duration = Duration::from_millis(200);
+
+/// Longest goodbye of a check that is asked no more; with [`LAST_MAX`], less than what a stop may take altogether.
 const CLOSE_MAX: Duration = Duration::from_millis(2_500);
 
 /// A cron check sleeps at most this long at a time, so that it keeps to the wall clock when that is set.
 const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
+
+/// Longest a check may take to begin: what it takes up of an earlier run is at most what it had sent within its horizon.
+pub(crate) const BEGIN_MAX: Duration = Duration::from_secs(30);
 
 /// By how much a timer may fire before the wall clock shows its time. A run that lies further in the future than this
 /// was planned under a clock that has been set back since.
@@ -102,12 +117,37 @@ fn attempts_within(limits: &str) -> usize {
 struct Due {
     at: Timestamp,
     instant: Instant,
+    /// To confirm a suspicion or a recovery: how soon the next one is wanted, too.
+    confirms: Option<Duration>,
+    /// Whether the latest attempt told nothing because of the agent itself: the next comes as soon as it can tell
+    /// something, at the latest when it is due.
+    void: bool,
 }
 
 impl Due {
     fn new(at: Timestamp) -> Self {
-        Self { at, instant: clock::instant() + at.since(clock::now()) }
+        Self { at, instant: clock::instant() + at.since(clock::now()), confirms: None, void: false }
     }
+
+    /// The same, unless `pause` from now is sooner; whatever the latest attempt told.
+    fn within(self, pause: Duration) -> Self {
+        let instant = clock::instant() + pause;
+        if instant < self.instant {
+            Self { at: clock::now() + pause, instant, void: false, ..self }
+        } else {
+            Self { void: false, ..self }
+        }
+    }
+
+    fn at_once(at: Timestamp) -> Self {
+        Self { at, instant: clock::instant(), confirms: None, void: false }
+    }
+}
+
+/// Whether a run that was planned for `at` when the one at `ran` began is made late, now that it has ended: when that
+/// outlasted its interval by a little, as one does that waits until the next is due. By more, it is left out.
+fn is_caught_up_with(ran: Timestamp, at: Timestamp, now: Timestamp) -> bool {
+    at <= now && now.since(at) < at.since(ran) / 2
 }
 
 /// Writes down what a check is about to send.
@@ -136,11 +176,13 @@ pub(crate) struct Runner {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) permits: Arc<Semaphore>,
+    pub(crate) beat: Beat,
+    pub(crate) sight: Arc<Vantage>,
 }
 
 impl Runner {
-    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned: it has told nothing yet, and what
-    /// it sent is known to the store. Sessions that are kept are ended.
+    /// Runs until `stop` turns true. An attempt that is in flight then is abandoned, one that sends after [`LAST_MAX`]:
+    /// it has told nothing yet, and what it sent is known to the store. Sessions that are kept are ended.
     pub(crate) async fn run(self, first: Timestamp, mut stop: watch::Receiver<bool>) {
         let begun = tokio::select! {
             biased;
@@ -150,6 +192,7 @@ impl Runner {
         if begun {
             self.ask_until(first, &mut stop).await;
         }
+        self.beat.within(CLOSE_MAX);
         if tokio::time::timeout(CLOSE_MAX, self.check.ask.close()).await.is_err() {
             tracing::debug!(check = %self.check.name, "its sessions did not end in time");
         }
@@ -161,7 +204,8 @@ impl Runner {
             return;
         }
         let name = self.check.name.clone();
-        let resumed = match heart::ask(&self.jobs, |reply| Job::Resume { check: name, reply }).await {
+        let asked = heart::ask(&self.jobs, |reply| Job::Resume { check: name, reply });
+        let resumed = match self.beat.kept(asked).await {
             Ok(Reply::Resumed(Ok(resumed))) => resumed,
             Ok(Reply::Resumed(Err(error))) => {
                 tracing::error!(check = %self.check.name, error, "what it goes on from cannot be read; it starts anew");
@@ -177,8 +221,10 @@ impl Runner {
             journal: Some(journal),
             lane: Lane::default(),
         };
+        self.beat.within(BEGIN_MAX);
         for observation in self.check.ask.resume(past).await {
             let event = Event::Observed { check: self.check.name.clone(), observation };
+            self.beat.within(PACE_MAX);
             let _ = self.tell(event).await;
         }
     }
@@ -188,12 +234,20 @@ impl Runner {
         // The first attempt may come shortly before the check's regular time, which is then passed over once.
         let mut second = self.check.schedule.second(&self.check.name, first);
         loop {
-            let step = AssertUnwindSafe(self.step(due, second.take())).catch_unwind();
-            let result = tokio::select! {
+            let waited = tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
-                result = step => result,
+                _ = stop.wait_for(|stop| *stop) => None,
+                waited = AssertUnwindSafe(self.look_after(due)).catch_unwind() => Some(waited),
             };
+            let Some(waited) = waited else {
+                let _ = tokio::time::timeout(LAST_MAX, self.tell_last()).await;
+                return;
+            };
+            let asked = match waited {
+                Ok(due) => self.ask_unless(due, second.take(), stop).await,
+                Err(bug) => Some(Err(bug)),
+            };
+            let Some(result) = asked else { return };
             match result {
                 Ok(Some(next)) => due = next,
                 Ok(None) => {
@@ -202,23 +256,54 @@ impl Runner {
                 }
                 Err(_) => {
                     tracing::error!(check = %self.check.name, "a bug in bongsu stopped this check; it goes on in a moment");
-                    due = Due { at: clock::now() + BUG_PAUSE, instant: clock::instant() + BUG_PAUSE };
+                    due = Due::new(clock::now() + BUG_PAUSE);
                 }
             }
         }
     }
 
-    /// Waits until the check is due and asks; returns when the next attempt is due. The asking has a box of its own,
-    /// so that a sleeping check, which most are most of the time, holds only what sleeping needs.
-    async fn step(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
-        self.look_after(due).await;
-        Box::pin(self.ask(due, second)).await
+    /// Asks; returns when the next attempt is due, or the panic of a bug; `None` when it was told to stop. The asking has
+    /// a box of its own, so that a sleeping check, which most are most of the time, holds only what sleeping needs.
+    async fn ask_unless(
+        &self,
+        due: Due,
+        second: Option<Timestamp>,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<std::thread::Result<Option<Due>>> {
+        let mut asked = Box::pin(AssertUnwindSafe(self.ask(due, second)).catch_unwind());
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            result = &mut asked => return Some(result),
+        }
+        if self.check.ask.sends() {
+            let last = async {
+                if asked.await.is_ok() {
+                    self.tell_last().await;
+                }
+            };
+            let _ = tokio::time::timeout(LAST_MAX, last).await;
+        }
+        None
+    }
+
+    /// Tells what has already come to light about earlier attempts.
+    async fn tell_last(&self) {
+        if !self.check.ask.sends() {
+            return;
+        }
+        let ask = &self.check.ask;
+        while let Ok(Some(correction)) = tokio::time::timeout(LAST_WORD_MAX, ask.afterwards()).await {
+            self.tell(Event::Corrected { check: self.check.name.clone(), correction }).await;
+        }
     }
 
     /// One attempt with what belongs to it.
     async fn ask(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
-        let Ok(permit) = self.permits.acquire().await else { return None };
-        let (now, begun) = (clock::now(), clock::instant());
+        // Others hold the permits, each for no longer than it has promised.
+        let Ok(permit) = self.beat.kept(self.permits.acquire()).await else { return None };
+        let clocks = clock::reading();
+        let (now, begun) = (clocks.wall, clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
         let regular = next_run(&self.check.schedule, &self.check.name, now, due.at, second);
         let context = Context {
@@ -226,9 +311,10 @@ impl Runner {
             at: now,
             settings: self.check.settings.clone(),
             explain: false,
-            wait_max: regular.map(|at| at.since(now)),
+            wait_max: regular.map(|at| at.since(now)).into_iter().chain(due.confirms).min(),
         };
         let limit = self.check.ask.deadline(&self.check.settings) + DEADLINE_SLACK;
+        self.beat.within(limit + PACE_MAX);
         let answer = tokio::time::timeout(limit, self.check.ask.attempt(context)).await;
         let Ok(answer) = answer else {
             tracing::error!(check = %self.check.name, ?limit, "an attempt did not end by its deadline and was cut off");
@@ -236,22 +322,70 @@ impl Runner {
         };
         // What follows waits for the disk, not for the network.
         drop(permit);
-        let observation = answer.observation;
+        let mut observation = answer.observation;
+        let void = self.judge(&mut observation, begun, &clocks).await;
+        if due.void && !void {
+            self.sight.look_again();
+        }
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
         match pace {
             // An attempt that took longer than the pause leaves none; that is not the agent being late.
-            Pace::Confirm(every) => {
-                Some(Due { at: (now + every).max(clock::now()), instant: (begun + every).max(clock::instant()) })
+            Pace::Confirm(every) => Some(Due {
+                at: (now + every).max(clock::now()),
+                instant: (begun + every).max(clock::instant()),
+                confirms: Some(every),
+                void,
+            }),
+            Pace::Regular if regular.is_some_and(|at| is_caught_up_with(now, at, clock::now())) => {
+                regular.map(|at| Due { void, ..Due::at_once(at) })
             }
             // Asked anew: the attempt may have outlasted its interval, or the clock been set meanwhile.
-            Pace::Regular => self.regular(due, second),
+            Pace::Regular => self.regular(due, second).map(|due| Due { void, ..due }),
         }
     }
 
     fn regular(&self, ran: Due, second: Option<Timestamp>) -> Option<Due> {
         next_run(&self.check.schedule, &self.check.name, clock::now(), ran.at, second).map(Due::new)
+    }
+
+    /// Makes an observation void that the agent itself explains: by its isolation, or because the clocks parted while it
+    /// was made. Returns whether it did.
+    async fn judge(&self, observation: &mut Observation, begun: Instant, clocks: &Reading) -> bool {
+        let why = match vantage::excuse_of(observation) {
+            Excuse::None => None,
+            Excuse::Ask => self.sight.why_void(begun, true).await,
+            Excuse::IfIsolated => self.sight.why_void(begun, false).await,
+        };
+        let why = why.map(|why| ("isolation", why));
+        let jump = || self.sight.jump_since(begun, clocks).map(|jump| ("clock", format!("{jump} during the attempt")));
+        let Some((cause, why)) = why.or_else(jump) else { return false };
+        vantage::void(observation, &why);
+        self.telemetry.void(cause);
+        true
+    }
+
+    /// The same for what came to light of an earlier attempt.
+    async fn judge_fate(&self, correction: &mut Correction) {
+        let age = clock::now().since(correction.observed_at);
+        // Older than this machine's running time: then as old as can be told.
+        let begun = || clock::instant().checked_sub(age).unwrap_or_else(clock::instant);
+        let why = match vantage::excuse_of_fate(correction) {
+            Excuse::None => None,
+            Excuse::Ask => self.sight.why_void(begun(), true).await,
+            Excuse::IfIsolated => self.sight.why_void(begun(), false).await,
+        };
+        if let Some(why) = why {
+            vantage::void_fate(correction, &why);
+            self.telemetry.void("isolation");
+        }
+    }
+
+    /// How soon a check is asked anew once the agent can tell something again: spread, so that not all are at once.
+    fn soon(&self) -> Duration {
+        let pause_ms = u64::try_from(self.check.thresholds.confirm_every.as_millis()).unwrap_or(u64::MAX).max(1);
+        Duration::from_millis(clock::random_seed() % pause_ms)
     }
 
     async fn tell(&self, event: Event) -> Pace {
@@ -268,36 +402,40 @@ impl Runner {
     }
 
     /// Sleeps until the check is due; meanwhile tells what comes to light about earlier attempts. A correction that
-    /// makes the check suspect brings the next attempt forward.
-    async fn look_after(&self, due: Due) {
+    /// makes the check suspect brings the next attempt forward. Returns when it was due in the end.
+    async fn look_after(&self, due: Due) -> Due {
         let mut due = due;
         let mut outstanding = true;
         loop {
-            let sleep = self.sleep(due);
-            if !outstanding {
-                return sleep.await;
-            }
+            let (sleep, void) = (self.sleep(due), due.void);
             tokio::select! {
-                () = sleep => return,
-                correction = self.check.ask.afterwards() => match correction {
-                    Some(correction) => {
+                // What is known already is told before the next attempt, however short the pause.
+                biased;
+                correction = self.check.ask.afterwards(), if outstanding => match correction {
+                    Some(mut correction) => {
+                        Box::pin(self.judge_fate(&mut correction)).await;
                         let event = Event::Corrected { check: self.check.name.clone(), correction };
                         if let Pace::Confirm(every) = Box::pin(self.tell(event)).await {
                             let sooner = clock::instant() + every;
                             if sooner < due.instant {
-                                due = Due { at: clock::now() + every, instant: sooner };
+                                due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every), ..due };
                             }
                         }
                     }
                     None => outstanding = false,
                 },
+                () = self.sight.returned(), if void => due = due.within(self.soon()),
+                () = sleep => return due,
             }
         }
     }
 
     async fn sleep(&self, due: Due) {
         match self.check.schedule {
-            Schedule::Every(_) => tokio::time::sleep_until(due.instant.into()).await,
+            Schedule::Every(_) => {
+                self.beat.until(due.instant);
+                tokio::time::sleep_until(due.instant.into()).await;
+            }
             Schedule::Cron(_) => {
                 let (mut at, begun, start) = (due.at, clock::now(), clock::instant());
                 loop {
@@ -311,6 +449,7 @@ impl Runner {
                     if left.is_zero() {
                         return;
                     }
+                    self.beat.within(CRON_SLEEP_MAX);
                     tokio::time::sleep(left.min(CRON_SLEEP_MAX)).await;
                 }
             }
@@ -324,6 +463,17 @@ mod tests {
 
     fn second(n: i64) -> Timestamp {
         Timestamp::from_millis(1_000 * n)
+    }
+
+    #[test]
+    fn an_attempt_that_waited_until_the_next_one_is_due_does_not_cost_it() {
+        let at = |ms: i64| Timestamp::from_millis(ms);
+        // The interval is ten seconds: the clock when the attempt ended, and whether the next one is made at once.
+        for (ended, expected) in
+            [(9_999, false), (10_000, true), (10_002, true), (14_999, true), (15_000, false), (60_000, false)]
+        {
+            assert_eq!(is_caught_up_with(at(0), at(10_000), at(ended)), expected, "{ended}");
+        }
     }
 
     #[test]

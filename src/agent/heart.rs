@@ -21,11 +21,20 @@ use tokio::sync::{
     oneshot, watch,
 };
 
-use super::{AgentError, backlog::Backlog, board::Board, writing::GROUP_MAX};
+use super::{
+    AgentError,
+    backlog::Backlog,
+    board::Board,
+    past::{rename, restore},
+    pulse::{Beat, Part, Pulse},
+    service::Standing,
+    writing::GROUP_MAX,
+};
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
+    decide::{Commit, Core, Event, Plan, Refused, StateRow},
     detect::{Pace, State},
+    incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
@@ -43,6 +52,10 @@ const GROUP_EVERY: Duration = Duration::from_millis(20);
 /// can see to the store in between.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+/// Longest one step of the thread may take: a transaction on a disk that stalls, or reading what thousands of checks
+/// go on from. What takes longer has hung.
+pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
+
 /// Something for the core or the store.
 #[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
 pub(crate) enum Job {
@@ -56,6 +69,8 @@ pub(crate) enum Job {
     Resume { check: CheckName, reply: oneshot::Sender<Reply> },
     /// Time for the store's upkeep.
     Maintain,
+    /// Nothing; whoever takes it shows that it is awake.
+    Knock,
 }
 
 /// What a configuration is for the core and the store.
@@ -112,6 +127,9 @@ pub(crate) async fn ask(
 pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
+    pub(crate) standing: watch::Receiver<Standing>,
+    /// The isolation in which an earlier run ended.
+    pub(crate) isolation: Option<Isolation>,
     stop: Arc<AtomicBool>,
     end: oneshot::Receiver<String>,
     thread: Option<thread::JoinHandle<()>>,
@@ -124,19 +142,22 @@ impl Heart {
         setup: Setup,
         board: Arc<Board>,
         telemetry: Arc<Telemetry>,
+        pulse: Arc<Pulse>,
     ) -> Result<Self, AgentError> {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (timeout, next_timeout) = watch::channel(None);
-        let (opened, open_result) = oneshot::channel();
+        let (stand, standing) = watch::channel(Standing::default());
+        let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new()
             .name("core".into())
             .spawn(move || {
-                let beating = match Beating::open(&path, setup, board, telemetry, timeout) {
+                let outlets = Outlets { board, telemetry, timeout, stand };
+                let beating = match Beating::open(&path, setup, outlets, &pulse) {
                     Ok(beating) => {
-                        let _ = opened.send(Ok(()));
+                        let _ = opened.send(Ok(beating.core.isolation().copied()));
                         beating
                     }
                     Err(error) => {
@@ -152,8 +173,9 @@ impl Heart {
                 });
             })
             .map_err(|e| AgentError::Heart(e.to_string()))?;
-        open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, stop, end, thread: Some(thread) })
+        let isolation =
+            open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
+        Ok(Self { jobs, next_timeout, standing, isolation, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -176,6 +198,14 @@ impl Heart {
     }
 }
 
+/// Where the thread shows what it has committed.
+pub(super) struct Outlets {
+    pub(super) board: Arc<Board>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) timeout: watch::Sender<Option<Timestamp>>,
+    stand: watch::Sender<Standing>,
+}
+
 /// What lives on the thread.
 pub(super) struct Beating {
     pub(super) core: Core,
@@ -184,9 +214,8 @@ pub(super) struct Beating {
     setup: Setup,
     pub(super) last: HashMap<CheckName, LastSeen>,
     states: HashMap<CheckName, &'static str>,
-    pub(super) board: Arc<Board>,
-    pub(super) telemetry: Arc<Telemetry>,
-    pub(super) timeout: watch::Sender<Option<Timestamp>>,
+    pub(super) outlets: Outlets,
+    pub(super) beat: Beat,
     /// When the latest transaction began.
     pub(super) written: Instant,
     /// Whether the store's upkeep stopped before it was done.
@@ -209,24 +238,19 @@ enum Answering {
 }
 
 impl Beating {
-    fn open(
-        path: &std::path::Path,
-        setup: Setup,
-        board: Arc<Board>,
-        telemetry: Arc<Telemetry>,
-        timeout: watch::Sender<Option<Timestamp>>,
-    ) -> Result<Self, StoreError> {
+    fn open(path: &std::path::Path, setup: Setup, outlets: Outlets, pulse: &Arc<Pulse>) -> Result<Self, StoreError> {
         let now = clock::now();
         let mut writer = Writer::open(path, now)?;
         rename(&mut writer, &setup.renames)?;
         let past = restore(&mut writer, &setup, now)?;
-        board.publish(&past.messages);
+        outlets.board.publish(&past.messages);
         let last = past
             .checks
             .iter()
             .filter_map(|(name, (_, observations))| Some((name.clone(), observations.last()?.into())))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
+        outlets.board.hold(core.isolation().is_some());
         let mut beating = Self {
             core,
             writer,
@@ -234,9 +258,8 @@ impl Beating {
             setup,
             last,
             states: HashMap::new(),
-            board,
-            telemetry,
-            timeout,
+            outlets,
+            beat: pulse.begin(Part::Core, STEP_MAX),
             written: clock::instant(),
             upkeep_left: false,
             upkeep_error: None,
@@ -244,6 +267,7 @@ impl Beating {
             resuming: Vec::new(),
         };
         beating.keep_reserve();
+        beating.stand();
         Ok(beating)
     }
 
@@ -254,6 +278,7 @@ impl Beating {
         // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)])?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
+            self.beat.within(STEP_MAX);
             let first = match queue.try_recv() {
                 Ok(job) => job,
                 // Nothing waits: time for what upkeep has left over.
@@ -282,7 +307,8 @@ impl Beating {
             {
                 jobs.push(job);
             }
-            self.telemetry.queue(Queue::Events, queue.len());
+            self.outlets.telemetry.queue(Queue::Events, queue.len());
+            self.beat.within(STEP_MAX);
             self.group(jobs)?;
         }
         self.write_all()?;
@@ -339,6 +365,7 @@ impl Beating {
                     self.resume();
                 }
                 Job::Maintain => maintain = true,
+                Job::Knock => {}
             }
         }
         self.write(commits)?;
@@ -369,10 +396,18 @@ impl Beating {
         }
     }
 
-    /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it.
-    pub(super) fn log_state(&mut self, row: &StateRow) {
+    /// Shows how many checks are in which state.
+    pub(super) fn stand(&self) {
+        let states = self.core.plan().checks.keys().map(|name| self.core.state(name).map(|(state, _, _)| state));
+        let standing = Standing::of(states);
+        self.outlets.stand.send_if_modified(|shown| std::mem::replace(shown, standing) != *shown);
+    }
+
+    /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it. Whether it is
+    /// one.
+    pub(super) fn log_state(&mut self, row: &StateRow) -> bool {
         if self.states.insert(row.check.clone(), row.state) == Some(row.state) {
-            return;
+            return false;
         }
         let reason = self.last.get(&row.check).and_then(|l| l.reason.as_ref()).map(ToString::to_string);
         let reason = reason.unwrap_or_default();
@@ -381,6 +416,7 @@ impl Beating {
         } else {
             tracing::info!(check = %row.check, state = row.state, reason, "state");
         }
+        true
     }
 
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
@@ -396,7 +432,9 @@ impl Beating {
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        Ok(self.core.reconfigure(now, self.setup.plan.clone(), past.checks))
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
+        self.stand();
+        Ok(commit)
     }
 
     fn status(&self) -> Vec<CheckStatus> {
@@ -436,35 +474,4 @@ impl Beating {
             }
         }
     }
-}
-
-fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> Result<(), StoreError> {
-    for (from, to) in renames {
-        let renamed = writer.rename(from, to)?;
-        tracing::debug!(%from, %to, ?renamed, "history of a renamed check");
-    }
-    Ok(())
-}
-
-/// What the core goes on from.
-fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, StoreError> {
-    let restored = writer.restore(now, &setup.watched)?;
-    let mut checks: HashMap<CheckName, Known> = HashMap::new();
-    for (name, state) in restored.states {
-        match serde_json::from_value(state.memory) {
-            Ok(memory) => checks.entry(name).or_default().0 = Some(memory),
-            Err(error) => tracing::error!(check = %name, %error, "its stored state is not understood; it starts anew"),
-        }
-    }
-    for (name, observations) in restored.recent {
-        checks.entry(name).or_default().1 = observations;
-    }
-    Ok(Past {
-        instance: writer.instance().to_owned(),
-        checks,
-        incidents: restored.incidents,
-        messages: restored.messages,
-        next_incident: restored.next_incident.0,
-        next_message: restored.next_message.0,
-    })
 }

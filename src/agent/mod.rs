@@ -6,15 +6,19 @@
 //! ```
 //!
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
-//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels.
+//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels. Each part
+//! promises by when it is heard of again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
 
 mod backlog;
 mod board;
 mod checks;
 mod control;
 mod heart;
+mod past;
+mod pulse;
 mod service;
 mod trial;
+mod vantage;
 mod writing;
 
 use std::{
@@ -30,6 +34,8 @@ use self::{
     board::Board,
     checks::Runner,
     heart::{Heart, Job, Reply, Setup},
+    pulse::{Part, Pulse},
+    vantage::Vantage,
 };
 pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
@@ -84,9 +90,11 @@ pub(crate) struct Shared {
     started_at: Timestamp,
     config_path: PathBuf,
     vantage: Name,
+    sight: Arc<Vantage>,
     jobs: tokio::sync::mpsc::Sender<Job>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
+    pulse: Arc<Pulse>,
     stop: watch::Sender<bool>,
     loader: Loader,
     reload_error: Mutex<Option<String>>,
@@ -127,7 +135,8 @@ pub async fn run(
     mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let (shared, mut heart) = start(config, loader).await?;
+    let (shared, mut heart) =
+        service::patiently(start(config, loader), service::EXTEND_EVERY, service::starting).await?;
     let listener = {
         let running = shared.running.lock().await;
         crate::web::control::listen(&running.config.agent.socket).await.map_err(AgentError::Socket)?
@@ -143,31 +152,37 @@ pub async fn run(
         }
     });
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
+    let standing = heart.standing.clone();
+    let sight = shared.sight.clone();
+    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks()) });
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
         tracing::info!(version = shared.version, vantage = %shared.vantage, checks, channels, "watching");
     }
-    service::ready();
-    let result = {
-        let mut stop = std::pin::pin!(stop);
+    service::ready(&standing.borrow());
+    let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
+    let reloads = async {
         loop {
-            tokio::select! {
-                () = &mut stop => break Ok(()),
-                error = heart.ended() => break Err(AgentError::Heart(error)),
-                () = reload() => {
-                    service::reloading();
-                    // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
-                    let _ = shared.reload().await;
-                    service::ready();
-                }
-            }
+            reload().await;
+            service::reloading();
+            // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
+            let _ = shared.reload().await;
+            service::ready(&standing.borrow());
         }
     };
+    // Neither waits for a reload, which the store may hold up.
+    let result = tokio::select! {
+        () = stop => Ok(()),
+        error = heart.ended() => Err(AgentError::Heart(error)),
+        () = reloads => Ok(()),
+    };
     service::stopping();
+    attending.abort();
     let deadline = clock::instant() + STOP_MAX;
     let left = || deadline.saturating_duration_since(clock::instant());
     clock.abort();
+    sight.abort();
     let socket = shared.shut_down().await;
     // Whoever still holds the socket is cut off: its answer could only be that the daemon stops.
     server.abort();
@@ -181,15 +196,25 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
-    let heart = Heart::start(config.store.path.clone(), setup(&config, now), board.clone(), telemetry.clone()).await?;
+    let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
+    let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    let sight = Arc::new(Vantage::new(
+        config.agent.canaries.clone(),
+        net.clone(),
+        heart.isolation,
+        heart.jobs.clone(),
+        telemetry.clone(),
+    ));
     let shared = Arc::new(Shared {
         version: env!("CARGO_PKG_VERSION"),
         started_at: now,
         config_path: config.path.clone(),
         vantage: config.agent.name.clone(),
+        sight,
         jobs: heart.jobs.clone(),
         board,
         telemetry,
+        pulse,
         stop: watch::Sender::new(false),
         loader,
         reload_error: Mutex::new(None),
@@ -256,20 +281,23 @@ pub fn plan_of(config: &Config) -> Plan {
 /// Gives the core the time when routes and steps ask for it, and the store time for its upkeep.
 async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>) {
     let mut maintained = clock::instant();
+    let beat = shared.pulse.begin(Part::Clock, TICK_MAX);
     loop {
+        beat.within(TICK_MAX);
         let due = *next.borrow_and_update();
         let wait = due.map_or(TICK_MAX, |at| at.since(clock::now())).min(TICK_MAX);
         tokio::select! {
             changed = next.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(wait + Duration::from_millis(1)) => {
-                if due.is_some_and(|at| at <= clock::now()) && shared.jobs.send(Job::quiet(Event::Tick)).await.is_err() {
+                let job = Job::quiet(Event::Tick);
+                if due.is_some_and(|at| at <= clock::now()) && beat.kept(shared.jobs.send(job)).await.is_err() {
                     return;
                 }
             }
         }
         if clock::instant().saturating_duration_since(maintained) >= MAINTAIN_EVERY {
             maintained = clock::instant();
-            if shared.jobs.send(Job::Maintain).await.is_err() {
+            if beat.kept(shared.jobs.send(Job::Maintain)).await.is_err() {
                 return;
             }
         }
@@ -280,7 +308,9 @@ impl Shared {
     fn start_channels(&self, running: &mut Running) {
         for (name, configured) in &running.config.channels {
             let (stop, mut stopped) = watch::channel(false);
-            let queue = board::Line::new(name.clone(), self.board.clone(), self.jobs.clone(), self.telemetry.clone());
+            let beat = self.pulse.begin(Part::Channel(name.clone()), notify::worker::SLEEP_MAX);
+            let (board, jobs, telemetry) = (self.board.clone(), self.jobs.clone(), self.telemetry.clone());
+            let queue = board::Line::new(name.clone(), board, jobs, telemetry, beat);
             let (channel, net, task_name) = (configured.channel.clone(), running.net.clone(), name.clone());
             let handle = tokio::spawn(async move {
                 let wait = async move {
@@ -311,6 +341,8 @@ impl Shared {
                 jobs: self.jobs.clone(),
                 telemetry: self.telemetry.clone(),
                 permits: permits.clone(),
+                beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
+                sight: self.sight.clone(),
             };
             let handle = tokio::spawn(runner.run(first, stopped));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
@@ -318,8 +350,17 @@ impl Shared {
     }
 
     /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
-    /// with mistakes changes nothing.
+    /// with mistakes changes nothing. The stop does not wait for it: the store may hold it up.
     pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
+        let mut stopped = self.stop.subscribe();
+        tokio::select! {
+            biased;
+            _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
+            result = self.load_anew() => result,
+        }
+    }
+
+    async fn load_anew(&self) -> Result<Reloaded, String> {
         let mut running = self.running.lock().await;
         let loader = self.loader.clone();
         let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);
@@ -384,7 +425,8 @@ impl Shared {
             return Err(format!("it cannot be put in force, {why}"));
         }
         running.config = Arc::new(config);
-        running.net = net;
+        running.net = net.clone();
+        self.sight.reconfigure(running.config.agent.canaries.clone(), net);
         self.start_channels(running);
         self.start_checks(running);
         Ok(counts)

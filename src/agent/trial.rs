@@ -56,6 +56,7 @@ fn test_message(vantage: &Name, channel: &Name, now: Timestamp, seed: u64) -> Me
             duration_ms: 0,
             checks: Vec::new(),
             acknowledged_by: None,
+            next: None,
             instead_of: None,
             others: Default::default(),
             at: now,

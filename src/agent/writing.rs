@@ -5,7 +5,7 @@
 //! nobody up: it is tried again with growing pauses, commands and checks are answered from memory meanwhile, and the
 //! log says it once for each kind of failure.
 
-use super::heart::Beating;
+use super::heart::{Beating, STEP_MAX};
 use crate::{
     alert::Message,
     clock,
@@ -36,7 +36,7 @@ impl Beating {
             self.write_all()?;
         }
         self.tell_without_rows();
-        self.telemetry.unwritten(self.backlog.len(), self.backlog.dropped());
+        self.outlets.telemetry.unwritten(self.backlog.len(), self.backlog.dropped());
         Ok(())
     }
 
@@ -50,11 +50,13 @@ impl Beating {
         while !self.backlog.is_empty() {
             let begun = clock::instant();
             self.written = begun;
+            // To try and to be refused is progress: nothing hangs.
+            self.beat.within(STEP_MAX);
             let group = self.backlog.first(GROUP_MAX);
             let count = group.len();
             match self.writer.commit(group) {
                 Ok(()) => {
-                    self.telemetry.committed(count, clock::instant().saturating_duration_since(begun));
+                    self.outlets.telemetry.committed(count, clock::instant().saturating_duration_since(begun));
                     let messages = self.backlog.written(count, begun);
                     self.post(&messages);
                 }
@@ -109,27 +111,33 @@ impl Beating {
         if messages.is_empty() {
             return;
         }
-        self.board.publish(messages);
-        let (depth, oldest) = self.board.depth();
-        self.telemetry.outbox(depth, oldest);
+        self.outlets.board.publish(messages);
+        let (depth, oldest) = self.outlets.board.depth();
+        self.outlets.telemetry.outbox(depth, oldest);
     }
 
-    /// What is known as soon as it is decided: how checks stand, what happened to incidents, when the core is to be
-    /// given the time.
+    /// What is known as soon as it is decided: how checks stand, what happened to incidents, whether the agent is
+    /// isolated, when the core is to be given the time.
     fn show(&mut self, commits: &[Commit]) {
+        let mut moved = false;
         for commit in commits {
             if let Some((check, observation)) = &commit.observation {
                 self.last.insert(check.clone(), observation.into());
             }
             if let Some(row) = &commit.state {
-                self.log_state(row);
+                moved |= self.log_state(row);
             }
             for line in &commit.timeline {
                 tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
             }
         }
+        if moved {
+            self.stand();
+        }
+        // Before any message is shown: an isolation holds back also those that wait for their rows.
+        self.outlets.board.hold(self.core.isolation().is_some());
         let next = self.core.next_timeout();
-        self.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
+        self.outlets.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
     /// Why the store does not write, for people; `None` when it does.

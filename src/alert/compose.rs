@@ -52,6 +52,7 @@ pub fn compose(
         checks,
         others,
         acknowledged_by: incident.acknowledged.as_ref().map(|a| a.by.clone()),
+        next: None,
         instead_of: None,
         at: now,
     }

@@ -27,6 +27,8 @@ pub enum MessageKind {
     Recovery,
     /// It began and ended before this channel could be told of its beginning.
     Past,
+    /// The agent itself was cut off for a while, and could judge nothing meanwhile.
+    Isolated,
     /// Nothing is wrong: somebody tries the channel.
     Test,
 }
@@ -41,6 +43,7 @@ impl MessageKind {
             Self::Partial => "partial",
             Self::Recovery => "recovery",
             Self::Past => "past",
+            Self::Isolated => "isolated",
             Self::Test => "test",
         }
     }
@@ -94,6 +97,15 @@ pub struct InsteadOf {
     pub channel: Name,
     /// What went wrong with it, in words.
     pub error: String,
+}
+
+/// Who is told next, if it lasts until then and nobody takes it in hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToldNext {
+    /// When.
+    pub at: Timestamp,
+    /// By which channels.
+    pub channels: Vec<Name>,
 }
 
 /// One check as an alert shows it.
@@ -157,7 +169,7 @@ impl Tally {
 pub struct Alert {
     /// What is told.
     pub kind: MessageKind,
-    /// The incident; absent in a test message.
+    /// The incident; absent in a test message and in one about the agent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<IncidentId>,
     /// The place the agent looks from.
@@ -187,6 +199,9 @@ pub struct Alert {
     /// Who has taken it in hand.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged_by: Option<String>,
+    /// Who is told next, if anybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ToldNext>,
     /// The channel this should have gone to, when it comes by its fallback.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instead_of: Option<InsteadOf>,

@@ -11,7 +11,7 @@ pub mod plan;
 
 use std::{collections::BTreeMap, time::Duration};
 
-pub use self::message::{Alert, AlertCheck, InsteadOf, Message, MessageKind, MessageState, Tally};
+pub use self::message::{Alert, AlertCheck, InsteadOf, Message, MessageKind, MessageState, Tally, ToldNext};
 use crate::value::{CheckName, Name};
 pub use crate::{
     detect::Point,

@@ -188,6 +188,7 @@ mod tests {
                 duration_ms: 0,
                 checks: vec![],
                 acknowledged_by: None,
+                next: None,
                 instead_of: None,
                 others: Default::default(),
                 at,

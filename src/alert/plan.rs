@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Fired, Match, MessageKind, Route, Step};
+use super::{Fired, Match, MessageKind, Route, Step, ToldNext};
 use crate::{
     incident::{Incident, Severity},
     value::{Name, TimeSpan, Timestamp},
@@ -179,14 +179,35 @@ fn partial_due(incident: &Incident) -> Option<Timestamp> {
     (lasts && untold && incident.is_open()).then_some(ended + PARTIAL_AFTER)
 }
 
+/// Who is told next of an open incident, if it lasts until then; nobody, once it is acknowledged.
+pub fn told_next(routes: &[Route], incident: &Incident) -> Option<ToldNext> {
+    if incident.acknowledged.is_some() || !incident.is_open() {
+        return None;
+    }
+    let at = steps_ahead(routes, incident).map(|(at, _)| at).min()?;
+    let mut channels: Vec<Name> = Vec::new();
+    for (_, step) in steps_ahead(routes, incident).filter(|(due, _)| *due == at) {
+        channels.extend(step.to.iter().filter(|c| !channels.contains(c)).cloned().collect::<Vec<_>>());
+    }
+    Some(ToldNext { at, channels })
+}
+
+/// The steps that are not due yet, and those that repeat, with when they are.
+fn steps_ahead<'a>(routes: &'a [Route], incident: &'a Incident) -> impl Iterator<Item = (Timestamp, &'a Step)> {
+    routes.iter().filter(|r| r.matches.matches(incident)).flat_map(move |route| {
+        route.steps.iter().filter_map(move |step| {
+            let at = match incident.told.steps.get(&step_key(route, step)) {
+                None => incident.started.by + step.after,
+                Some(fired) => fired.last_at + step.repeat?,
+            };
+            Some((at, step))
+        })
+    })
+}
+
 /// When to look at an open incident again, if nothing happens before.
 pub fn next_due(routes: &[Route], incident: &Incident) -> Option<Timestamp> {
-    let steps = routes.iter().filter(|r| r.matches.matches(incident)).flat_map(|route| {
-        route.steps.iter().filter_map(|step| match incident.told.steps.get(&step_key(route, step)) {
-            None => Some(incident.started.by + step.after),
-            Some(fired) => step.repeat.map(|repeat| fired.last_at + repeat),
-        })
-    });
+    let steps = steps_ahead(routes, incident).map(|(at, _)| at);
     let partial = partial_due(incident).filter(|_| !incident.told.channels.is_empty());
     steps.chain(partial).min()
 }

@@ -8,14 +8,15 @@
 //! With `sessions: fresh`, both sides log in anew for each attempt; the receiving session lingers after it, so that
 //! late and further copies are seen, and the next attempt reads it out and closes it once its own is open. With
 //! `sessions: kept`, both stay open; one that broke is opened anew and that is told as a reconnection; and every
-//! `login_every` a login is made for its own sake, so that refused logins are told apart from a broken delivery.
+//! `login_every`, and whenever a message is absent, a login is made for its own sake, so that refused logins are told
+//! apart from a broken delivery.
 //!
 //! Retained, old and forged messages, and those of strangers, never count as an arrival. Duplicates, foreign messages
 //! and inversions are facts of the observation and never fail it.
 //!
 //! What is about to be sent is in the store before it is sent, where there is one: after a crash, messages in flight
-//! get their fate, and their copies are known for the check's own and taken off the server. Nothing else is ever taken
-//! off it.
+//! get their fate, and their copies are known for the check's own and taken off the server. Nothing is taken off it
+//! before its fate has been told, and nothing else ever.
 //!
 //! ```yaml
 //! - name: round-trip
@@ -164,10 +165,12 @@ impl DeliveryAsk {
     /// Who the messages of an attempt are.
     fn identities(&self, state: &mut State) -> Vec<Identity> {
         let sent_at = clock::now();
+        let is_stored = state.journal.is_some();
         (0..self.manner.burst)
             .map(|_| {
                 state.sequence = state.lane.after(state.sequence);
-                Identity { check: state.check, sequence: state.sequence, sent_at, nonce: clock::random_seed() }
+                let nonce = marked(clock::random_seed(), is_stored);
+                Identity { check: state.check, sequence: state.sequence, sent_at, nonce }
             })
             .collect()
     }
@@ -287,7 +290,6 @@ impl DeliveryAsk {
 
     async fn attempt_with(&self, state: &mut State, context: Context) -> Answer {
         state.masker = context.net.masker.clone();
-        state.in_attempt = true;
         let family = match context.settings.ip {
             Families::Any | Families::Both => Family::Any,
             Families::Ipv4 => Family::V4,
@@ -306,7 +308,6 @@ impl DeliveryAsk {
             Ok(answer) => answer,
             Err(text) => (Err(panicked(&cx, &text)), clock::instant()),
         };
-        state.in_attempt = false;
         let said = match &verdict {
             Ok(verdict) => verdict.as_ref().and_then(|v| v.reason.clone()).map_or(Ok(()), Err),
             Err(reason) => Err(reason.clone()),
@@ -318,6 +319,12 @@ impl DeliveryAsk {
         }
         Answer { observation, transcript }
     }
+}
+
+/// A nonce whose last bit tells the messages that a store knows of from those of a `bongsu probe`, which are nobody's but
+/// its own as long as it runs.
+fn marked(nonce: u64, is_stored: bool) -> u64 {
+    nonce & !1 | u64::from(is_stored)
 }
 
 fn terms(sender: &dyn Sender, manner: &Manner) -> Terms {
@@ -372,7 +379,8 @@ impl Ask for DeliveryAsk {
         let attempts = self.manner.horizon.as_millis() / every.as_millis().max(1);
         let messages = attempts.saturating_mul(u128::from(self.manner.burst));
         (messages > ENTRIES_MAX as u128).then(|| {
-            let text = format!("{messages} messages are sent until one counts as lost, and {ENTRIES_MAX} are remembered");
+            let text =
+                format!("{messages} messages are sent until one counts as lost, and {ENTRIES_MAX} are remembered");
             (text, "ask less often, send a smaller `burst`, or lower `lost_after`")
         })
     }
@@ -388,6 +396,8 @@ impl Ask for DeliveryAsk {
                 Reason::new(Phase::Deliver, Kind::Own, "the agent was restarted while the message was on its way");
             let check = CheckKey::new(&past.key, &self.name);
             state.ledger = Ledger::new(check, terms(self.sender.as_ref(), &self.manner));
+            // Who keeps nothing had no earlier run.
+            state.taken_up = past.journal.is_some().then(clock::now);
             let untold = state.ledger.resume(&past.flights, clock::now(), clock::instant(), &why);
             (state.key, state.check, state.journal, state.lane) = (past.key, check, past.journal, past.lane);
             state.sequence = past.sequence;

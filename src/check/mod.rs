@@ -4,6 +4,7 @@
 //! several [`accounts`], one of these for each.
 
 pub mod accounts;
+pub mod canary;
 pub mod delivery;
 pub mod probe;
 
@@ -184,6 +185,11 @@ impl Default for Lane {
 }
 
 impl Lane {
+    /// Whether this sequence is one of it.
+    pub fn has(self, sequence: u64) -> bool {
+        sequence % self.of.max(1) == self.index
+    }
+
     /// The lowest sequence of this lane beyond `sequence`.
     pub fn after(self, sequence: u64) -> u64 {
         let next = sequence.wrapping_add(1);

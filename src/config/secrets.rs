@@ -93,10 +93,8 @@ impl Environment for OsEnvironment {
     }
 
     fn host_name(&self) -> Option<String> {
-        ["/proc/sys/kernel/hostname", "/etc/hostname"].iter().find_map(|path| {
-            let name = fs::read_to_string(path).ok()?.trim().to_owned();
-            (!name.is_empty()).then_some(name)
-        })
+        // Not from a file: a service may be kept from seeing /proc/sys.
+        nix::unistd::gethostname().ok()?.into_string().ok().filter(|name| !name.is_empty())
     }
 }
 

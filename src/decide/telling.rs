@@ -25,18 +25,27 @@ impl Naming {
 
     /// The idempotency key. It names the run as well: a message may be told before its row is written, and should the
     /// row never be, the next run gives its number to another message.
-    fn key(&self, id: MessageId) -> String {
+    pub(super) fn key(&self, id: MessageId) -> String {
         format!("bongsu-{}-{id}-{:08x}", self.instance, self.run)
     }
 
     fn thread(&self, incident: IncidentId) -> String {
         format!("{}-{}", self.instance, incident.0)
     }
+
+    /// The thread of an isolation's messages: no incident's.
+    pub(super) fn thread_of_isolation(&self, since: Timestamp) -> String {
+        format!("{}-isolated-{}", self.instance, since.as_millis())
+    }
 }
 
 impl Core {
     /// Makes the messages that routes and steps ask for now.
     pub(super) fn tell_what_is_due(&mut self, now: Timestamp, id: IncidentId, commit: &mut Commit) {
+        let waits = |i| self.not_before(i, now).is_none_or(|at| at > now);
+        if self.incidents.get(&id).is_none_or(waits) {
+            return;
+        }
         let Some(incident) = self.incidents.get_mut(&id) else { return };
         let due = plan::due(&self.plan.routes, incident, now);
         if due == plan::Due::default() {
@@ -66,7 +75,9 @@ impl Core {
     fn compose(&self, id: IncidentId, kind: MessageKind, now: Timestamp) -> Option<Alert> {
         let incident = self.incidents.get(&id)?;
         let recent = |check: &CheckName| self.tracks.get(check).map(|t| t.track.window.points()).unwrap_or_default();
-        Some(compose::compose(incident, kind, &self.plan.vantage, now, recent))
+        let mut alert = compose::compose(incident, kind, &self.plan.vantage, now, recent);
+        alert.next = plan::told_next(&self.plan.routes, incident);
+        Some(alert)
     }
 
     /// Puts a message into the outbox: the one place where messages are made.
@@ -179,7 +190,12 @@ impl Core {
         step.apply(message);
         let message = message.clone();
         write_message(message.clone(), commit);
-        let Some(incident) = message.alert.incident else { return };
+        let Some(incident) = message.alert.incident else {
+            if step.hand_over {
+                self.hand_over_summary(now, &message, commit);
+            }
+            return;
+        };
         let first_error = message.attempts == 1;
         let error = message.last_error.clone().unwrap_or_default();
         let line = match message.state {

@@ -1,5 +1,7 @@
 //! The core by tables of what is told, and by seeded simulation with restarts at any commit.
 
+mod isolation;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
@@ -17,6 +19,7 @@ struct Shelf {
     incidents: BTreeMap<IncidentId, Incident>,
     messages: BTreeMap<MessageId, Message>,
     timeline: Vec<TimelineEntry>,
+    vantage: Vantage,
 }
 
 impl Shelf {
@@ -30,6 +33,7 @@ impl Shelf {
         self.incidents.extend(commit.incidents.into_iter().map(|i| (i.id, i)));
         self.messages.extend(commit.messages.into_iter().map(|m| (m.id, m)));
         self.timeline.extend(commit.timeline);
+        self.vantage = commit.vantage.unwrap_or(std::mem::take(&mut self.vantage));
     }
 
     fn past(&self) -> Past {
@@ -47,6 +51,7 @@ impl Shelf {
             messages: self.messages.values().filter(|m| m.state == MessageState::Pending).cloned().collect(),
             next_incident: self.incidents.keys().next_back().map_or(1, |i| i.0 + 1),
             next_message: self.messages.keys().next_back().map_or(1, |m| m.0 + 1),
+            vantage: self.vantage.clone(),
         }
     }
 }
@@ -250,8 +255,14 @@ fn steps_repeats_and_acknowledgement() {
         world.told,
         ["3 hook problem", "103 hook reminder", "203 hook reminder", "250 boss problem", "303 hook reminder"]
     );
+    // Each message says who is told next.
+    let next =
+        |m: &Message| m.alert.next.as_ref().map(|n| format!("{} at {}", n.channels[0], n.at.as_millis() / 1_000));
+    let said: Vec<String> = world.shelf.messages.values().filter_map(next).collect();
+    assert_eq!(said, ["hook at 103", "hook at 203", "boss at 250", "hook at 303", "hook at 403"]);
     let ack = Event::Acknowledge { incident: IncidentId(1), by: "kim".into(), note: "on it".into() };
     world.event(330, ack.clone());
+    assert_eq!(plan::told_next(&world.core.plan().routes, &world.shelf.incidents[&IncidentId(1)]), None);
     world.event(600, Event::Tick);
     assert_eq!(world.told.len(), 5, "an acknowledged incident is not repeated");
     assert!(matches!(world.core.handle(second(601), ack), Err(Refused::AlreadyAcknowledged { .. })));

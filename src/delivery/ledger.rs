@@ -23,7 +23,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use self::entry::{Answer, Arrival, Batch, Copied, Entry, Sight};
-pub use self::judge::shown;
+pub use self::judge::{arrived_after_all, shown};
 use super::{CheckKey, Identity};
 use crate::{
     observation::{Accept, Correction, Delivery, Fate, Flight, Integrity, Login, Outcome, Reason, Reconnection},
@@ -293,27 +293,17 @@ impl Ledger {
 
     /// Nobody listens any more, for this reason: from now on, the absence of what is pending proves nothing.
     pub fn blind(&mut self, now: Instant, reason: &Reason) {
+        let is_pending = |e: &Entry| e.fate(&self.terms, now) == Fate::Pending && !matches!(e.sight, Sight::Blind(_));
         for batch in &mut self.batches {
-            for entry in &mut batch.entries {
-                if entry.fate(&self.terms, now) == Fate::Pending && !matches!(entry.sight, Sight::Blind(_)) {
-                    entry.sight = Sight::Blind(reason.clone());
-                    batch.touched = true;
-                }
-            }
-            batch.due = batch.next_horizon(&self.terms, now);
+            batch.see(&self.terms, now, is_pending, &Sight::Blind(reason.clone()));
         }
     }
 
     /// Somebody looks again into a mailbox that has kept what came meanwhile: what is absent there is absent.
     pub fn look_again(&mut self, now: Instant) {
+        let was_blind = |e: &Entry| matches!(e.sight, Sight::Blind(_));
         for batch in &mut self.batches {
-            for entry in &mut batch.entries {
-                if matches!(entry.sight, Sight::Blind(_)) {
-                    entry.sight = Sight::Until(now + LOOK_AGAIN);
-                    batch.touched = true;
-                }
-            }
-            batch.due = batch.next_horizon(&self.terms, now);
+            batch.see(&self.terms, now, was_blind, &Sight::Until(now + LOOK_AGAIN));
         }
     }
 
@@ -366,12 +356,7 @@ impl Ledger {
 
     /// Whether a booked message may still meet another fate: pending, or lost not too long ago.
     pub fn is_outstanding(&self, now: Instant) -> bool {
-        let is_open = |b: &&Batch| {
-            b.booked.as_ref().is_some_and(|v| {
-                let fates = v.delivery.all_fates();
-                fates.pending + fates.lost + fates.uncertain > 0
-            })
-        };
+        let is_open = |b: &&Batch| b.booked.as_ref().is_some_and(|told| !is_closed(told));
         self.batches.iter().filter(is_open).any(|b| {
             let open = |e: &Entry| !e.is_settled() && now.saturating_duration_since(e.at) < FORGET_AFTER;
             b.entries.iter().any(open)
@@ -387,17 +372,36 @@ impl Ledger {
         })
     }
 
+    /// Whether the fate of a message has come out of [`Ledger::book`] or [`Ledger::poll`], so that it need not be found
+    /// again to be known. One that is not remembered need not either.
+    pub fn is_told(&self, sequence: u64) -> bool {
+        let Some((batch, _)) = self.position(sequence) else { return true };
+        let batch = &self.batches[batch];
+        batch.booked.as_ref().is_some_and(|told| !batch.touched || is_closed(told))
+    }
+
     /// When the next horizon of a booked message passes.
     pub fn next_horizon(&self) -> Option<Instant> {
         self.batches.iter().filter(|b| b.booked.is_some()).filter_map(|b| b.due).min()
     }
 
     fn find(&mut self, sequence: u64) -> Option<(&mut Batch, usize)> {
-        let after = self.batches.partition_point(|b| b.first() <= sequence);
-        let batch = self.batches.get_mut(after.checked_sub(1)?)?;
-        let entry = batch.entries.iter().position(|e| e.sequence == sequence)?;
+        let (batch, entry) = self.position(sequence)?;
+        Some((&mut self.batches[batch], entry))
+    }
+
+    /// The batch of a message, and the message within it.
+    fn position(&self, sequence: u64) -> Option<(usize, usize)> {
+        let batch = self.batches.partition_point(|b| b.first() <= sequence).checked_sub(1)?;
+        let entry = self.batches[batch].entries.iter().position(|e| e.sequence == sequence)?;
         Some((batch, entry))
     }
+}
+
+/// Whether no message of these may still meet another fate.
+fn is_closed(told: &Verdict) -> bool {
+    let fates = told.delivery.all_fates();
+    fates.pending + fates.lost + fates.uncertain == 0
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ pub struct Share {
     pub phase: Phase,
     /// How.
     pub kind: Kind,
-    /// In words: `3 of the last 5 …`.
+    /// What offends, in words that follow `3 of the last 5`.
     pub words: &'static str,
 }
 
@@ -169,22 +169,22 @@ pub fn shares(limits: &Degraded) -> [Share; 10] {
     let grave = |share: Share| Share { chance_max: CHANCE_LOSS_MAX, ..share };
     [
         grave(share(limits.loss, Kind::Lost, lost, "failed or were lost")),
-        grave(share(limits.changed, Kind::Corrupt, messages!(changed), "arrived changed")),
+        grave(share(limits.changed, Kind::Corrupt, messages!(changed), "messages arrived changed")),
         Share {
             phase: Phase::Send,
-            ..grave(share(limits.refused, Kind::Rejected, messages!(refused), "were not accepted"))
+            ..grave(share(limits.refused, Kind::Rejected, messages!(refused), "messages were not accepted"))
         },
         Share {
             phase: Phase::Login,
             fewest: 3,
             ..share(limits.login, Kind::Rejected, refused_logins, "new logins failed")
         },
-        share(limits.duplicates, Kind::Duplicate, messages!(duplicates), "arrived more than once"),
-        share(limits.reordered, Kind::Unexpected, messages!(reordered), "arrived after a later one"),
-        Share { fewest: 3, ..share(limits.late, Kind::Slow, messages!(late), "arrived late") },
-        Share { fewest: 3, ..share(limits.slow, Kind::Misplaced, misplaced, "arrived where nobody looks") },
-        Share { fewest: 3, phase: Phase::Exchange, ..share(limits.slow, Kind::Slow, slow, "were slow") },
-        share(limits.foreign, Kind::Unexpected, messages!(foreign), "had a stranger's message beside them"),
+        share(limits.duplicates, Kind::Duplicate, messages!(duplicates), "messages arrived more than once"),
+        share(limits.reordered, Kind::Unexpected, messages!(reordered), "messages arrived after a later one"),
+        Share { fewest: 3, ..share(limits.late, Kind::Slow, messages!(late), "messages arrived late") },
+        Share { fewest: 3, ..share(limits.slow, Kind::Misplaced, misplaced, "messages arrived where nobody looks") },
+        Share { fewest: 3, phase: Phase::Exchange, ..share(limits.slow, Kind::Slow, slow, "attempts were slow") },
+        share(limits.foreign, Kind::Unexpected, messages!(foreign), "messages had a stranger's beside them"),
     ]
 }
 

@@ -4,15 +4,16 @@
 //! memory: the latest samples in [`Window`], and in [`Memory`] what must survive a restart.
 //!
 //! One bad observation makes a check `suspect`; it is then asked again at `confirm_every` until `failures` in a row
-//! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage. Slow answers, losses and
-//! duplicates over a window make it `degraded`, once chance is ruled out (see [`window`]). An `unknown` observation
-//! is neither good nor bad. Of a check with several accounts, those that fail while others work are told as a share
-//! (see [`accounts`]).
+//! make it `down`, or a good one clears it. `recoveries` good ones in a row end an outage; where some came through all
+//! the while, so many that chance is ruled out. Slow answers, losses and duplicates over a window make it `degraded`,
+//! likewise (see [`window`]). An `unknown` observation is neither good nor bad. Of a check with several accounts, those
+//! that fail while others work are told as a share (see [`accounts`]).
 
 pub mod accounts;
 pub mod flapping;
 mod measure;
 mod memory;
+mod thresholds;
 pub mod window;
 
 use std::{fmt, time::Duration};
@@ -21,83 +22,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     accounts::Accounts,
-    memory::{Memory, Run, Trouble},
+    memory::{Memory, Run, Trouble, Void},
+    thresholds::{Degraded, Thresholds},
     window::{Point, Sample, Window},
 };
 use crate::{
     observation::{AccountSeen, Correction, Fate, Observation, Outcome, Reason},
-    value::{Ratio, Timestamp},
+    value::Timestamp,
 };
-
-/// When a check counts as down, up again, or degraded.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Thresholds {
-    /// Bad observations in a row that make an outage; at least 1.
-    pub failures: u32,
-    /// How soon a suspect check is asked again.
-    pub confirm_every: Duration,
-    /// Good observations in a row that end an outage; at least 1.
-    pub recoveries: u32,
-    /// What makes it degraded.
-    pub degraded: Degraded,
-}
-
-/// What makes a check degraded, over a window. A share or a percentile that is absent is not looked at.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Degraded {
-    /// Share of slow observations.
-    pub slow: Option<Ratio>,
-    /// Share of messages that arrived after their objective.
-    pub late: Option<Ratio>,
-    /// Share of failed attempts and lost messages.
-    pub loss: Option<Ratio>,
-    /// Share of messages that were not accepted, for good or for now.
-    pub refused: Option<Ratio>,
-    /// Share of messages that arrived more than once.
-    pub duplicates: Option<Ratio>,
-    /// Share of messages that arrived after a later one.
-    pub reordered: Option<Ratio>,
-    /// Share of messages that arrived other than they were sent.
-    pub changed: Option<Ratio>,
-    /// Messages of others for each of one's own.
-    pub foreign: Option<Ratio>,
-    /// Share of new logins refused while kept sessions deliver.
-    pub login: Option<Ratio>,
-    /// Share of failing accounts.
-    pub accounts: Option<Ratio>,
-    /// 95th percentile of the latency.
-    pub p95: Option<Duration>,
-    /// 95th percentile of the time to the acknowledgement.
-    pub accept_p95: Option<Duration>,
-    /// The window.
-    pub window: Duration,
-}
-
-impl Default for Degraded {
-    fn default() -> Self {
-        Self {
-            slow: Some(Ratio(0.2)),
-            late: None,
-            loss: Some(Ratio(0.01)),
-            refused: None,
-            duplicates: Some(Ratio(0.01)),
-            reordered: None,
-            changed: Some(Ratio(0.01)),
-            foreign: None,
-            login: Some(Ratio(0.1)),
-            accounts: Some(Ratio(0.01)),
-            p95: None,
-            accept_p95: None,
-            window: Duration::from_secs(600),
-        }
-    }
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self { failures: 5, confirm_every: Duration::from_secs(3), recoveries: 2, degraded: Degraded::default() }
-    }
-}
 
 /// How bad it is. The order is the order of badness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -358,7 +290,7 @@ impl Track {
     }
 
     fn bad(&mut self, thresholds: &Thresholds, at: Timestamp, reason: Option<&Reason>, changes: &mut Vec<Change>) {
-        let memory = &mut self.memory;
+        let (memory, window) = (&mut self.memory, &self.window);
         let was_good = memory.good.count;
         memory.blind = 0;
         memory.good = Run::default();
@@ -387,8 +319,11 @@ impl Track {
                 changes.push(Change::Worsened { reason });
             }
             None if confirmed => {
-                let started =
+                let run =
                     Edge { after: memory.last_good.filter(|good| *good < memory.bad.first), by: memory.bad.first };
+                // Single attempts that came through do not make it younger.
+                let failing_since = window.failing_since(&thresholds.degraded, memory.judged_since);
+                let started = failing_since.filter(|since| since.by < run.by).unwrap_or(run);
                 let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.clone() };
                 memory.trouble = Some(trouble.clone());
                 self.enter(State::Down, at);
@@ -416,7 +351,9 @@ impl Track {
         memory.good.slow += u32::from(outcome == Outcome::Slow);
         memory.last_good = Some(memory.last_good.map_or(at, |last| last.max(at)));
         match self.severity() {
-            Some(Severity::Down) if self.memory.good.count < thresholds.recoveries => self.enter(State::Down, at),
+            Some(Severity::Down) if self.memory.good.count < self.recoveries(thresholds) => {
+                self.enter(State::Down, at);
+            }
             Some(Severity::Down) if self.memory.flapping => self.enter(State::Up, at),
             Some(Severity::Down) => self.recover(thresholds, at, changes),
             Some(Severity::Degraded) => {
@@ -430,7 +367,14 @@ impl Track {
         }
     }
 
-    /// An outage is over: `recoveries` good observations have come. When most of them were slow, the service is
+    /// Good observations in a row that end this outage: as many as are asked for, and more when single ones came
+    /// through all the while, so that a few of them in a row are no recovery yet.
+    fn recoveries(&self, thresholds: &Thresholds) -> u32 {
+        let Memory { judged_since, good, .. } = &self.memory;
+        thresholds.recoveries.max(self.window.good_run_needed(&thresholds.degraded, *judged_since, good.first))
+    }
+
+    /// An outage is over: enough good observations have come. When most of them were slow, the service is
     /// back but degraded; so it is when accounts have failed since.
     fn recover(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {
         let memory = &mut self.memory;
@@ -469,6 +413,7 @@ impl Track {
         }
         let limits = &thresholds.degraded;
         let by_account = self.memory.accounts.judge(limits.accounts);
+        let is_by_account = by_account.is_some();
         let verdict = by_account.or_else(|| self.window.judge(limits, self.memory.judged_since, reason));
         match (verdict, self.memory.trouble.as_ref()) {
             (Some(offence), None) => {
@@ -479,17 +424,25 @@ impl Track {
                 self.enter(State::Degraded, at);
                 changes.push(Change::Began(trouble));
             }
-            (Some(offence), Some(_)) => self.memory.last_bad = Some(offence.last),
-            (None, Some(_)) => {
-                let Some(edge) = self.window.healed(limits, self.memory.judged_since) else { return };
-                let edge = self.memory.accounts.healed(edge);
-                self.memory.trouble = None;
-                self.memory.judged_since = edge.by;
-                self.enter(State::Up, at);
-                changes.push(Change::Ended(edge));
+            (Some(offence), Some(trouble)) => {
+                let began = Some(trouble.started.by).filter(|_| !is_by_account);
+                self.memory.last_bad = Some(offence.last);
+                if began.is_some() {
+                    self.heal(limits, at, began, changes);
+                }
             }
+            (None, Some(_)) => self.heal(limits, at, None, changes),
             (None, None) => {}
         }
+    }
+
+    fn heal(&mut self, limits: &Degraded, at: Timestamp, offends_since: Option<Timestamp>, changes: &mut Vec<Change>) {
+        let Some(edge) = self.window.healed(limits, self.memory.judged_since, offends_since) else { return };
+        let edge = self.memory.accounts.healed(edge);
+        self.memory.trouble = None;
+        self.memory.judged_since = edge.by;
+        self.enter(State::Up, at);
+        changes.push(Change::Ended(edge));
     }
 
     fn flap(&mut self, thresholds: &Thresholds, at: Timestamp, changes: &mut Vec<Change>) {

@@ -76,7 +76,15 @@ fn the_story_of_a_check() {
         ("fff", State::Down, &["3:began down (-,1]"]),
         ("offfo", State::Down, &["4:began down (1,2]"]),
         ("offfoo", State::Up, &["4:began down (1,2]", "6:ended (4,5]"]),
-        ("offfofoo", State::Up, &["4:began down (1,2]", "8:ended (6,7]"]),
+        // When all were slow, ten good ones in a row are its end.
+        ("osssssooooooooo", State::Degraded, &["6:began degraded (1,2]"]),
+        ("osssssoooooooooo", State::Up, &["6:began degraded (1,2]", "16:ended (6,7]"]),
+        // One that came through makes two in a row no recovery yet.
+        ("offfofoo", State::Down, &["4:began down (1,2]"]),
+        ("offfofooooo", State::Up, &["4:began down (1,2]", "11:ended (6,7]"]),
+        // Nor does it make the outage younger; a failure long before does not make it older.
+        ("offoffofff", State::Down, &["10:began down (1,2]"]),
+        ("ofoooooooofff", State::Down, &["13:began down (10,11]"]),
         ("o???", State::Unknown, &[]),
         ("offf???", State::Unknown, &["4:began down (1,2]"]),
         ("offf???oo", State::Up, &["4:began down (1,2]", "9:ended (4,8]"]),
@@ -310,4 +318,49 @@ fn suspicion_and_recovery_are_confirmed_at_once() {
     {
         assert_eq!(run(&thresholds, trace).0.pace(&thresholds), pace, "{trace}");
     }
+}
+
+/// An outage in which this share of the attempts fails, from a random moment between two of them: what began, and
+/// between which two attempts the first one failed.
+fn intermittent(seed: u64, share: f64, every: Duration, lasts: Duration) -> (Vec<Trouble>, Edge) {
+    let thresholds = Thresholds::default();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut track = Track::default();
+    let onset = Timestamp::from_millis(1_800_000) + every.mul_f64(random.f64());
+    let (mut at, mut before) = (Timestamp::EPOCH, Timestamp::EPOCH);
+    let (mut began, mut first) = (Vec::new(), None);
+    while at < onset + lasts * 3 {
+        let fails = at >= onset && at < onset + lasts && random.f64() < share;
+        if fails && first.is_none() {
+            first = Some(Edge { after: Some(before), by: at });
+        }
+        let outcome = if fails { Outcome::Failed } else { Outcome::Ok };
+        for change in track.observe(&thresholds, &Observation::new(at, outcome, Duration::from_millis(10))) {
+            if let Change::Began(trouble) = change {
+                began.push(trouble);
+            }
+        }
+        before = at;
+        at = at
+            + match track.pace(&thresholds) {
+                Pace::Regular => every,
+                Pace::Confirm(soon) => soon,
+            };
+    }
+    (began, first.expect("one of so many fails"))
+}
+
+#[test]
+fn six_minutes_in_which_most_attempts_fail_are_one_outage_with_its_true_start() {
+    let (mut found, mut one, mut right) = (0, 0, 0);
+    for seed in 0..200 {
+        let every = Duration::from_secs([10, 30, 60][seed as usize % 3]);
+        let (began, first) = intermittent(seed, 0.8, every, Duration::from_secs(360));
+        found += u32::from(!began.is_empty());
+        one += u32::from(began.len() == 1);
+        right += u32::from(began.first().is_some_and(|trouble| trouble.started == first));
+    }
+    // What ends it too soon are the first two that come through, when they are neighbours by chance.
+    println!("of 200: {found} found, {one} told as one, {right} with their true start");
+    assert!(found >= 198 && one >= 170 && right >= 190, "{found} {one} {right}");
 }

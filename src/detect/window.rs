@@ -15,8 +15,8 @@ use super::{
     measure::{Count, Quantile, Share, quantiles, shares},
 };
 use crate::{
-    observation::{Correction, Kind, Outcome, Reason, to_ms},
-    value::{TimeSpan, Timestamp},
+    observation::{Correction, Kind, NEW_LOGINS_FAIL, Outcome, Reason, to_ms},
+    value::{Ratio, TimeSpan, Timestamp},
 };
 
 /// Most samples kept, whatever the window: ten minutes at two a second.
@@ -85,6 +85,12 @@ impl Window {
         Some(was)
     }
 
+    /// How many messages of the attempt that began then are missing, as far as is known.
+    pub fn missing(&self, at: Timestamp) -> Option<u32> {
+        let sample = self.samples.iter().rev().find(|s| s.at == at)?;
+        sample.messages.as_ref().map(|m| m.missing)
+    }
+
     /// Sets a sample aside, or takes it back; returns how it was before.
     pub fn set_aside(&mut self, at: Timestamp, aside: bool) -> bool {
         let sample = self.samples.iter_mut().rev().find(|s| s.at == at);
@@ -127,7 +133,10 @@ impl Window {
             .find_map(|share| self.exceeded(share, &samples))
             .or_else(|| quantiles(limits).iter().find_map(|quantile| self.too_long(quantile, &samples)))?;
         if let Some(latest) = latest.filter(|l| l.phase == offence.reason.phase && l.kind != Kind::Slow) {
-            let text = format!("{}: {}", offence.reason.text, latest.text);
+            let text = match latest.text.strip_prefix(NEW_LOGINS_FAIL) {
+                Some(rest) => format!("{}{rest}", offence.reason.text),
+                None => format!("{}: {}", offence.reason.text, latest.text),
+            };
             offence.reason = Reason::new(offence.reason.phase, offence.reason.kind, text);
         }
         Some(offence)
@@ -152,9 +161,8 @@ impl Window {
                 && binomial_tail(c.bad as usize, c.all as usize, max.0) <= share.chance_max
         })?;
         let text = format!("{} of the last {} {} (limit {max})", count.bad, count.all, share.words);
-        let offends = |(count, _): &&(Count, &Sample)| count.bad > 0;
-        let first = counted.iter().find(offends)?.1.at;
-        let last = counted.iter().rev().find(offends)?.1.at;
+        let first = onset(counted.iter().rev().map(|(count, s)| (*count, s.at)), max)?;
+        let last = counted.iter().rev().find(|(count, _)| count.bad > 0)?.1.at;
         let started = Edge { after: self.before(first), by: first };
         Some(Offence { started, last, reason: Reason::new(share.phase, share.kind, text) })
     }
@@ -181,13 +189,34 @@ impl Window {
         Some(Offence { started, last, reason: Reason::new(quantile.phase, Kind::Slow, text) })
     }
 
+    /// The beginning of the failures that go on at the newest sample, also where some attempts between them came
+    /// through: from the last sample before them to the first of them. `None` where no share of losses is looked at.
+    pub fn failing_since(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+        let samples = self.judged(limits.window, since);
+        let first = onset(samples.iter().rev().map(|s| (failed(s), s.at)), limits.loss?)?;
+        Some(Edge { after: self.before(first), by: first })
+    }
+
+    /// How many good samples in a row, from `run_from` on, show that the failures before them are over: so many that
+    /// they are no chance, given how many came through between those. 0 when none did, or where no share of losses is
+    /// looked at.
+    pub fn good_run_needed(&self, limits: &Degraded, since: Timestamp, run_from: Timestamp) -> u32 {
+        let Some(max) = limits.loss else { return 0 };
+        let mut samples = self.judged(limits.window, since);
+        samples.retain(|s| s.at < run_from);
+        let Some(first) = onset(samples.iter().rev().map(|s| (failed(s), s.at)), max) else { return 0 };
+        let failing = samples.iter().filter(|s| s.at >= first);
+        run_beyond_chance(failing.map(|s| s.outcome != Outcome::Failed)).min(HEALED_RUN) as u32
+    }
+
     fn before(&self, at: Timestamp) -> Option<Timestamp> {
         self.samples.iter().rev().find(|s| s.at < at && s.outcome != Outcome::Unknown).map(|s| s.at)
     }
 
     /// The end of a degradation, when the latest [`HEALED_RUN`] samples (or all since `since`, when the window holds
-    /// fewer) are fine.
-    pub fn healed(&self, limits: &Degraded, since: Timestamp) -> Option<Edge> {
+    /// fewer) are fine. While the window still offends, by what began at `offends_since`, as many are asked for as are
+    /// no chance: when all went wrong until then, its end need not wait until the window has forgotten that.
+    pub fn healed(&self, limits: &Degraded, since: Timestamp, offends_since: Option<Timestamp>) -> Option<Edge> {
         let samples = self.judged(limits.window, since);
         let (shares, quantiles) = (shares(limits), quantiles(limits));
         let mut refused = false;
@@ -204,12 +233,58 @@ impl Window {
             })
             .collect();
         let run = fine.iter().rev().take_while(|fine| **fine).count();
-        if run == 0 || run < HEALED_RUN.min(samples.len()) {
+        let needed = match offends_since {
+            None => HEALED_RUN.min(samples.len()),
+            Some(began) => {
+                let before = samples.iter().zip(&fine).take(samples.len() - run).filter(|(s, _)| s.at >= began);
+                HEALED_RUN.max(run_beyond_chance(before.map(|(_, fine)| *fine)))
+            }
+        };
+        if run == 0 || run < needed {
             return None;
         }
         let by = samples[samples.len() - run].at;
         Some(Edge { after: self.before(by), by })
     }
+}
+
+/// How many good ones in a row are no chance, given these before them; 0 when there was none among those.
+fn run_beyond_chance(before: impl Iterator<Item = bool>) -> usize {
+    let (good, all) = before.fold((0_u32, 0_u32), |(good, all), fine| (good + u32::from(fine), all + 1));
+    if good == 0 {
+        return 0;
+    }
+    let share = f64::from(good) / f64::from(all);
+    // Nobody waits for more than the window holds; a share of one never gets there.
+    (CHANCE_SLOW_MAX.ln() / share.ln()).ceil().clamp(1.0, SAMPLES_MAX as f64 + 1.0) as usize
+}
+
+fn failed(s: &Sample) -> Count {
+    Count { bad: u32::from(s.outcome == Outcome::Failed), all: 1 }
+}
+
+/// When a share began to be too high, of samples from the newest backwards: the bad one since which they are least
+/// likely under the share that is allowed (the likelihood ratio of a change at that point). A single one long before
+/// is not part of it, while good ones in between are no end of it.
+fn onset(newest_first: impl Iterator<Item = (Count, Timestamp)>, max: Ratio) -> Option<Timestamp> {
+    // A share of nothing or of all has no logarithm.
+    let allowed = max.0.clamp(1e-6, 1.0 - 1e-6);
+    let mut sum = Count::default();
+    let mut best: Option<(f64, Timestamp)> = None;
+    for (count, at) in newest_first {
+        sum = Count { bad: sum.bad.saturating_add(count.bad), all: sum.all.saturating_add(count.all) };
+        if count.bad == 0 {
+            continue;
+        }
+        let share = f64::from(sum.bad) / f64::from(sum.all);
+        let good = f64::from(sum.all - sum.bad.min(sum.all));
+        let of_good = if good > 0.0 { good * ((1.0 - share) / (1.0 - allowed)).ln() } else { 0.0 };
+        let ratio = f64::from(sum.bad) * (share / allowed).ln() + of_good;
+        if best.is_none_or(|(most, _)| ratio >= most) {
+            best = Some((ratio, at));
+        }
+    }
+    best.map(|(_, at)| at)
 }
 
 /// The lengths of the recent past that are judged: one sample (which may be a burst of messages), then 5, 10, 20 …
@@ -316,14 +391,14 @@ mod tests {
             .expect("five slow in a row");
         assert_eq!(offence.started, Edge { after: Some(second(4)), by: second(5) });
         assert_eq!(offence.last, second(9));
-        assert_eq!(offence.reason.text, "5 of the last 5 were slow (limit 20%)");
+        assert_eq!(offence.reason.text, "5 of the last 5 attempts were slow (limit 20%)");
     }
 
     #[test]
     fn it_ends_with_the_first_good_sample_of_a_long_enough_run() {
         let limits = Thresholds::default().degraded;
-        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH), None);
-        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH);
+        assert_eq!(window("ssssssooooooooo").healed(&limits, Timestamp::EPOCH, None), None);
+        let edge = window("ssssssoooooooooo").healed(&limits, Timestamp::EPOCH, None);
         assert_eq!(edge, Some(Edge { after: Some(second(6)), by: second(7) }));
     }
 
@@ -379,13 +454,13 @@ mod tests {
                 Outcome::Failed,
                 Messages { changed: 1, ..one },
                 |d| d.changed = Some(Ratio(0.01)),
-                "deliver corrupt: 5 of the last 5 arrived changed (limit 1%)",
+                "deliver corrupt: 5 of the last 5 messages arrived changed (limit 1%)",
             ),
             (
                 Outcome::Failed,
                 Messages { refused: 1, ..one },
                 |d| d.refused = Some(Ratio(0.01)),
-                "send rejected: 5 of the last 5 were not accepted (limit 1%)",
+                "send rejected: 5 of the last 5 messages were not accepted (limit 1%)",
             ),
             (
                 Outcome::Slow,
@@ -397,31 +472,31 @@ mod tests {
                 Outcome::Ok,
                 Messages { duplicates: 1, ..one },
                 |d| d.duplicates = Some(Ratio(0.01)),
-                "deliver duplicate: 5 of the last 5 arrived more than once (limit 1%)",
+                "deliver duplicate: 5 of the last 5 messages arrived more than once (limit 1%)",
             ),
             (
                 Outcome::Ok,
                 Messages { reordered: 1, ..one },
                 |d| d.reordered = Some(Ratio(0.1)),
-                "deliver unexpected: 5 of the last 5 arrived after a later one (limit 10%)",
+                "deliver unexpected: 5 of the last 5 messages arrived after a later one (limit 10%)",
             ),
             (
                 Outcome::Slow,
                 Messages { late: 1, ..one },
                 |d| d.late = Some(Ratio(0.1)),
-                "deliver slow: 5 of the last 5 arrived late (limit 10%)",
+                "deliver slow: 5 of the last 5 messages arrived late (limit 10%)",
             ),
             (
                 Outcome::Slow,
                 Messages { is_misplaced: true, ..one },
                 |d| d.slow = Some(Ratio(0.2)),
-                "deliver misplaced: 5 of the last 5 arrived where nobody looks (limit 20%)",
+                "deliver misplaced: 5 of the last 5 messages arrived where nobody looks (limit 20%)",
             ),
             (
                 Outcome::Ok,
                 Messages { foreign: 3, ..one },
                 |d| d.foreign = Some(Ratio(0.1)),
-                "deliver unexpected: 5 of the last 5 had a stranger's message beside them (limit 10%)",
+                "deliver unexpected: 5 of the last 5 messages had a stranger's beside them (limit 10%)",
             ),
         ];
         for (outcome, messages, limit, expected) in table {
@@ -441,10 +516,10 @@ mod tests {
             // It heals once as many good ones have come as are asked for.
             let good = (Outcome::Ok, Messages { login: messages.login.map(|_| true), ..one });
             let healing = deliveries([(outcome, messages); 5].into_iter().chain([good; 9]));
-            assert_eq!(healing.healed(&limits, Timestamp::EPOCH), None, "{expected}");
+            assert_eq!(healing.healed(&limits, Timestamp::EPOCH, None), None, "{expected}");
             let healed = deliveries([(outcome, messages); 5].into_iter().chain([good; 10]));
             let edge = Edge { after: Some(second(5)), by: second(6) };
-            assert_eq!(healed.healed(&limits, Timestamp::EPOCH), Some(edge), "{expected}");
+            assert_eq!(healed.healed(&limits, Timestamp::EPOCH, None), Some(edge), "{expected}");
         }
     }
 
@@ -484,9 +559,12 @@ mod tests {
         };
         let refused = [Some(false); 5].map(one);
         let untested = deliveries(refused.into_iter().chain([None; 20].map(one)));
-        assert_eq!(untested.healed(&limits, Timestamp::EPOCH), None, "nobody has logged in since");
+        assert_eq!(untested.healed(&limits, Timestamp::EPOCH, None), None, "nobody has logged in since");
         let tested = deliveries(refused.into_iter().chain([Some(true)].map(one)).chain([None; 9].map(one)));
-        assert_eq!(tested.healed(&limits, Timestamp::EPOCH), Some(Edge { after: Some(second(5)), by: second(6) }));
+        assert_eq!(
+            tested.healed(&limits, Timestamp::EPOCH, None),
+            Some(Edge { after: Some(second(5)), by: second(6) })
+        );
     }
 
     #[test]
@@ -498,5 +576,10 @@ mod tests {
         let text = |phase| window.judge(&limits, Timestamp::EPOCH, Some(&latest(phase))).expect("refused").reason.text;
         assert_eq!(text(Phase::Login), "5 of the last 5 new logins failed (limit 10%): receiving side: 535 no");
         assert_eq!(text(Phase::Connect), "5 of the last 5 new logins failed (limit 10%)");
+        // What is said already is not said twice.
+        let kept =
+            Reason::new(Phase::Login, Kind::Rejected, format!("{NEW_LOGINS_FAIL} while the kept sessions deliver"));
+        let text = window.judge(&limits, Timestamp::EPOCH, Some(&kept)).expect("refused").reason.text;
+        assert_eq!(text, "5 of the last 5 new logins failed (limit 10%) while the kept sessions deliver");
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! Written for someone who was asleep a minute ago: the state first, then what, since when, how long. Pure.
 
+use std::time::Duration;
+
 use chrono::Datelike;
 use chrono_tz::Tz;
 
 use crate::{
     alert::{Alert, AlertCheck, InsteadOf, MessageKind, Point},
     incident::{Edge, Severity},
-    observation::{Outcome, one_line},
-    value::{TimeSpan, Timestamp},
+    observation::{Outcome, Reason, one_line},
+    value::{Name, TimeSpan, Timestamp},
 };
 
 /// Longest title line in characters: what a phone's lock screen and a mail client's list still show of it is the
@@ -67,6 +69,7 @@ impl<'a> Words<'a> {
             MessageKind::Partial => "PARTLY UP".into(),
             MessageKind::Recovery => "UP".into(),
             MessageKind::Past => format!("WAS {severity}"),
+            MessageKind::Isolated => "WAS CUT OFF".into(),
             MessageKind::Test => "TEST".into(),
         }
     }
@@ -80,6 +83,7 @@ impl<'a> Words<'a> {
             MessageKind::Partial => format!("{} back: {}", self.back(), alert.cause),
             MessageKind::Recovery => format!("after {}", self.lasted()),
             MessageKind::Past => format!("for {}, now up: {}", self.lasted(), alert.cause),
+            MessageKind::Isolated => format!("for {}: {}", self.lasted(), alert.cause),
             MessageKind::Test => format!("bongsu on {} can reach you", alert.vantage),
         };
         let line = match (alert.kind, rest.is_empty()) {
@@ -103,6 +107,14 @@ impl<'a> Words<'a> {
                 "{title} was {severity} for {} and is up again. This could not be told while it lasted.",
                 self.lasted()
             ),
+            MessageKind::Isolated => format!(
+                "{} was cut off from {} to {} ({}): {}.",
+                self.alert.vantage,
+                self.time_near(self.alert.started.by),
+                self.time_near(self.alert.ended.map_or(self.alert.at, |e| e.by)),
+                self.lasted(),
+                self.alert.cause
+            ),
             MessageKind::Test => "This is a test: somebody tries this channel. Nothing is wrong.".into(),
         }
     }
@@ -124,6 +136,11 @@ impl<'a> Words<'a> {
         }
         fact("Began", self.edge(alert.started));
         match alert.ended {
+            // Asked every few seconds, so its end is known as well as that.
+            Some(ended) if alert.kind == MessageKind::Isolated => {
+                fact("Ended", self.time_and_date(ended.by));
+                fact("Lasted", self.lasted());
+            }
             Some(ended) => {
                 fact("Ended", self.edge(ended));
                 fact("Lasted", self.lasted());
@@ -135,6 +152,11 @@ impl<'a> Words<'a> {
         }
         if let Some(by) = &alert.acknowledged_by {
             fact("In hand", by.clone());
+        }
+        if let Some(next) = &alert.next {
+            let channels: Vec<&str> = next.channels.iter().map(Name::as_str).collect();
+            let when = self.time_near(next.at);
+            fact("Told next", format!("{} at {when}, unless somebody takes it in hand", channels.join(", ")));
         }
         fact("Seen from", alert.vantage.to_string());
         if !alert.labels.is_empty() {
@@ -164,12 +186,16 @@ impl<'a> Words<'a> {
             state: if check.flapping { format!("{word}, flapping") } else { word.into() },
             when,
             // Beside `up again`, the bare reason would read as if it still held.
-            reason: check
-                .reason
-                .as_ref()
+            reason: (check.reason.as_ref())
+                .filter(|r| !self.is_whole_cause(own.unwrap_or_default(), r))
                 .map(|r| if check.ended.is_some() { format!("was {r}") } else { r.to_string() }),
             recent: &check.recent[check.recent.len().saturating_sub(Point::MAX)..],
         }
+    }
+
+    /// Whether the cause says all of this reason, as that of a lone check does: nobody reads it twice.
+    fn is_whole_cause(&self, own: &str, reason: &Reason) -> bool {
+        self.alert.tally().total() == 1 && self.alert.cause == format!("{own}: {reason}")
     }
 
     /// The whole message in a few plain lines, as a chat shows it below the title line.
@@ -187,9 +213,11 @@ impl<'a> Words<'a> {
         lines
     }
 
-    /// How long it has lasted: `4h20m`.
+    /// How long it has lasted: `4h20m`. Of what lasted seconds, nobody wants the milliseconds.
     pub fn lasted(&self) -> String {
-        TimeSpan(self.alert.duration()).to_string()
+        let lasted = self.alert.duration();
+        let whole = Duration::from_secs(lasted.as_secs());
+        TimeSpan(if whole.is_zero() { lasted } else { whole }).to_string()
     }
 
     fn back(&self) -> String {
@@ -287,7 +315,7 @@ pub fn ms_text(ms: f32) -> String {
         ms if ms < 10.0 => format!("{ms:.1}ms"),
         ms if ms < 1_000.0 => format!("{ms:.0}ms"),
         ms if ms < 60_000.0 => format!("{:.1}s", ms / 1_000.0),
-        ms => TimeSpan(std::time::Duration::from_millis(ms as u64)).to_string(),
+        ms => TimeSpan(Duration::from_millis(ms as u64)).to_string(),
     }
 }
 
@@ -349,13 +377,11 @@ pub fn wrap(text: &str, width: usize, indent: usize) -> Vec<String> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::alert::Tally;
+    use crate::alert::{Tally, ToldNext};
     use crate::{
         incident::IncidentId,
-        observation::{Kind, Phase, Reason},
+        observation::{Kind, Phase},
     };
 
     /// 2026-11-22T14:50:00Z.
@@ -393,6 +419,9 @@ pub(super) mod tests {
                 recent: recent.collect(),
             },
         ];
+        if kind == MessageKind::Isolated {
+            return isolated();
+        }
         Alert {
             kind,
             incident: Some(IncidentId(12)),
@@ -407,9 +436,32 @@ pub(super) mod tests {
             duration_ms: if over { 15_600_000 } else { 192_000 },
             checks,
             acknowledged_by: None,
+            next: None,
             instead_of: None,
             others: Default::default(),
             at: at(197),
+        }
+    }
+
+    fn isolated() -> Alert {
+        Alert {
+            kind: MessageKind::Isolated,
+            incident: None,
+            vantage: "seoul-1".parse().expect("a name"),
+            service: "bongsu".parse().expect("a name"),
+            title: "bongsu on seoul-1".into(),
+            labels: Default::default(),
+            severity: Severity::Degraded,
+            cause: "none of 2 canaries answered: 42 checks could not be judged; nothing was declared down".into(),
+            started: Edge { after: Some(at(-27)), by: at(3) },
+            ended: Some(Edge { after: None, by: at(461) }),
+            duration_ms: 458_000,
+            checks: Vec::new(),
+            acknowledged_by: None,
+            next: None,
+            instead_of: None,
+            others: Default::default(),
+            at: at(461),
         }
     }
 
@@ -444,6 +496,14 @@ pub(super) mod tests {
                 "회사 메일 was down for 4h20m and is up again. This could not be told while it lasted.",
             ),
             (
+                MessageKind::Isolated,
+                "[WAS CUT OFF] bongsu on seoul-1: for 7m38s: none of 2 canaries answered: 42 checks could not be judged; \
+                 nothing was declared down"
+                    .into(),
+                "seoul-1 was cut off from 14:50:03Z to 14:57:41Z (7m38s): none of 2 canaries answered: 42 checks could \
+                 not be judged; nothing was declared down.",
+            ),
+            (
                 MessageKind::Test,
                 "[TEST] bongsu on seoul-1 can reach you".into(),
                 "This is a test: somebody tries this channel. Nothing is wrong.",
@@ -462,6 +522,8 @@ pub(super) mod tests {
         let channel = "ops-chat".parse().expect("a name");
         alert.instead_of = Some(InsteadOf { channel, error: "503 Service Unavailable".into() });
         alert.acknowledged_by = Some("지원".into());
+        let channels = ["boss", "ops-chat"].map(|c| c.parse().expect("a name")).into();
+        alert.next = Some(ToldNext { at: at(1_800), channels });
         assert_eq!(
             words(&alert).lines().join("\n"),
             "회사 메일 is down.\n\
@@ -471,10 +533,25 @@ pub(super) mod tests {
              Lasted: 3m12s so far\n\
              Checks: 1 down, 1 degraded\n\
              In hand: 지원\n\
+             Told next: boss, ops-chat at 15:20:00Z, unless somebody takes it in hand\n\
              Seen from: seoul-1\n\
              Labels: datacenter=gasan\n\
              - submission down since 14:50:05Z: login: 535 5.7.8 <no> \"entry\" & more\n\
              - webmail degraded, flapping since 14:51:30Z"
+        );
+    }
+
+    #[test]
+    fn an_isolation_is_told_with_its_times_and_what_it_left_unjudged() {
+        assert_eq!(
+            words(&isolated()).facts().iter().map(|f| format!("{}: {}", f.label, f.value)).collect::<Vec<_>>(),
+            [
+                "Cause: none of 2 canaries answered: 42 checks could not be judged; nothing was declared down",
+                "Began: 2026-11-22, between 14:49:33Z and 14:50:03Z",
+                "Ended: 2026-11-22 14:57:41Z",
+                "Lasted: 7m38s",
+                "Seen from: seoul-1",
+            ]
         );
     }
 
@@ -528,6 +605,17 @@ pub(super) mod tests {
         let (checks, _) = words(&alert).checks();
         let healed = checks.iter().find(|c| c.state == "up again").expect("a recovery has a healed check");
         assert!(healed.reason.as_ref().is_some_and(|r| r.starts_with("was ")), "{healed:?}");
+    }
+
+    #[test]
+    fn the_cause_of_a_lone_check_is_not_said_twice() {
+        let mut alert = alert(MessageKind::Problem);
+        alert.checks.retain(|c| c.name.check() == "submission");
+        let line = |alert: &Alert| words(alert).lines().last().cloned();
+        assert_eq!(line(&alert).as_deref(), Some("- submission down since 14:50:05Z"));
+        // What was wrong first is not what is wrong now.
+        alert.cause = "submission: deliver: lost".into();
+        assert!(line(&alert).is_some_and(|l| l.contains(": login: 535 ")));
     }
 
     #[test]

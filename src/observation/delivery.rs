@@ -151,6 +151,9 @@ impl Fates {
     }
 }
 
+/// How the reason of a delivery begins that works while a login made for its own sake does not.
+pub const NEW_LOGINS_FAIL: &str = "new logins fail";
+
 /// A login made for its own sake, beside kept sessions that need none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Login {

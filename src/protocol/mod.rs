@@ -10,6 +10,7 @@
 
 pub mod dns;
 pub mod http;
+pub mod icmp;
 pub mod imap;
 pub mod lines;
 pub mod lmtp;
@@ -44,6 +45,7 @@ pub static PROTOCOLS: &[&Protocol] = &[
     &http::HTTP,
     &tcp::TCP,
     &tls::TLS,
+    &icmp::ICMP,
     &dns::DNS,
     &websocket::WEBSOCKET,
     &mqtt::MQTT,

@@ -13,6 +13,7 @@
 //! | listen | LIST, UIDL, QUIT | 1939 sections 5 and 7 | `exchange` |
 //! | wait | a new login at each poll, then what is new by RETR | 1939 section 5 | `deliver` |
 //! | take off | DELE, done by QUIT | 1939 section 6 | – |
+//! | goodbye | QUIT, whose answer a probe does not wait for | 1939 section 6 | `close` |
 //!
 //! A login sees the maildrop as it was when it began, so new mails need new logins; `poll` is their pace and the
 //! grain of the latency that is measured. While a login lasts no other program can have one: it is kept short, and a
@@ -45,6 +46,9 @@ use super::{
     mail::{account::Account, mailbox::Mailbox},
 };
 use crate::observation::{Phase, Reason};
+
+/// Longest wait for the server to take the goodbye of a probe: it says nothing about the service any more.
+const GOODBYE_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The entry of the registry.
 pub static POP3: Protocol = Protocol {
@@ -80,12 +84,12 @@ impl Probe for Login {
                 let state = session.client.must(cx, "STAT").await.map_err(|fault| fault.reason(cx, "STAT"))?;
                 // `+OK 3 1204`
                 if let Some(Ok(count)) = state.text.split(' ').next().map(str::parse::<u64>) {
-                    cx.detail("mails", count);
+                    cx.detail("pop3_mails", count);
                 }
             }
             cx.phase(Phase::Close);
-            // What is said here was no use any more; that it was asked for is seen in the transcript.
-            let _ = session.client.quit(cx).await;
+            // A server that does not read has its connection closed all the same.
+            let _ = tokio::time::timeout(GOODBYE_MAX, session.client.leave(cx)).await;
             cx.end_phase();
             Ok(())
         })

@@ -20,7 +20,7 @@
 //! Sessions leave nothing on the server but what `first:` does there. No extension is offered, so frames are never
 //! compressed. Redirects are not followed.
 //!
-//! Bounds: the head of the answer 32 KiB, a message 1 MiB in all its fragments, [`PASSED_OVER_MAX`] frames that are not
+//! Bounds: the head of the answer 32 KiB, a message 1 MiB in all its fragments, `PASSED_OVER_MAX` frames that are not
 //! what is expected.
 //!
 //! ```yaml

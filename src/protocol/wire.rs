@@ -395,7 +395,8 @@ impl Attempt {
     }
 
     /// Ends the attempt. `verdict` is the probe's own, or the reason given by [`Attempt::overdue`]; an attempt that
-    /// took longer than `slow` is slow, one that failed by the agent's own fault is unknown.
+    /// took longer than `slow` is slow, as is one whose verdict is of a kind that says so; one that failed by the
+    /// agent's own fault is unknown.
     pub fn finish(
         mut self,
         verdict: Result<(), Reason>,
@@ -406,7 +407,11 @@ impl Attempt {
         let duration = ended.saturating_duration_since(self.started);
         let (outcome, reason) = match verdict {
             Err(reason) => {
-                let outcome = if reason.kind == Kind::Own { Outcome::Unknown } else { Outcome::Failed };
+                let outcome = match reason.kind {
+                    Kind::Own => Outcome::Unknown,
+                    Kind::Slow | Kind::Misplaced => Outcome::Slow,
+                    _ => Outcome::Failed,
+                };
                 let text = self.net.masker.mask(&reason.text);
                 (outcome, Some(Reason::new(reason.phase, reason.kind, text)))
             }
@@ -469,6 +474,7 @@ mod tests {
             ),
             (Err(Kind::Refused), None, Outcome::Failed, Some("said *** to me")),
             (Err(Kind::Own), None, Outcome::Unknown, Some("said *** to me")),
+            (Err(Kind::Slow), None, Outcome::Slow, Some("said *** to me")),
         ];
         for (verdict, slow, outcome, text) in table {
             let mut cx = attempt(false);

@@ -245,7 +245,8 @@ fn identity(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
     if instance.len() != 32 || !instance.bytes().all(|b| b.is_ascii_hexdigit()) {
         audit.add("it knows what it is", format!("`{instance}` is no identity of a database"));
     }
-    read::tracer_key(c).map(|_| ())
+    read::tracer_key(c)?;
+    rows::vantage(c).map(|_| ())
 }
 
 fn observations(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {

@@ -1,6 +1,7 @@
 //! The store as a whole, on real files.
 
 mod files;
+mod flights;
 mod flips;
 mod generate;
 mod keeping;

@@ -44,7 +44,12 @@ impl Place {
 
     /// Starts the daemon and waits until it says that it watches.
     pub fn start(&self) -> Daemon {
-        let daemon = self.spawn();
+        self.start_with(&[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let daemon = self.spawn_with(variables);
         until("the daemon watches", || {
             assert!(daemon.alive(), "the daemon ended:\n{}", daemon.log());
             daemon.log().contains("watching")
@@ -54,12 +59,18 @@ impl Place {
 
     /// Starts the daemon and does not wait.
     pub fn spawn(&self) -> Daemon {
+        self.spawn_with(&[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn spawn_with(&self, variables: &[(&str, &str)]) -> Daemon {
         let log = self.dir.path().join("daemon.log");
         let output = fs::File::create(&log).expect("own directory");
         let child = Command::new(BONGSU)
             .args(["run", "--config"])
             .arg(self.config())
             .env_remove("RUST_LOG")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output)

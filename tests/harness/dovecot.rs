@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Server, certs, free_port, scratch, write};
+use super::{Server, certs, free_port, scratch_in_memory, write};
 
 /// The password of every user.
 pub const PASSWORD: &str = "secret";
@@ -46,7 +46,21 @@ impl Dovecot {
 
     /// Starts it with these further lines of configuration, which win over those above them.
     pub fn start_with(more: &str) -> Self {
-        let scratch = scratch();
+        Self::launch(&[], more, &[])
+    }
+
+    /// Starts it with mailboxes of these users that are full, and further lines of configuration.
+    pub fn start_where(full: &[&str], more: &str) -> Self {
+        Self::launch(full, more, &[])
+    }
+
+    /// Starts it with further lines of configuration, and these variables (`NAME=value`) in its environment.
+    pub fn start_in(more: &str, environment: &[String]) -> Self {
+        Self::launch(&[], more, environment)
+    }
+
+    fn launch(full: &[&str], more: &str, environment: &[String]) -> Self {
+        let scratch = scratch_in_memory();
         let dir = scratch.path().to_path_buf();
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
         let pair = certs::self_signed(&["localhost", "127.0.0.1"], false);
@@ -55,11 +69,17 @@ impl Dovecot {
         let mail = dir.join("mail");
         fs::create_dir(&mail).expect("own directory");
         super::mosquitto::open_to_all(&certificate);
+        super::mosquitto::open_to_all(&write(&dir, "refused", ""));
         open_dir(&mail);
-        let conf = write(&dir, "d.conf", &format!("{}{more}\n", configuration(&dir, ports)));
+        let quota = quota(&dir, full);
+        let conf = write(&dir, "d.conf", &format!("{quota}{}{more}\n", configuration(&dir, ports)));
         let [imap, imaps, pop3, pop3s, lmtp] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let args = ["-F", "-c", conf.to_str().expect("a plain path")];
-        let server = Server::start("dovecot-imapd", "/usr/sbin/dovecot", &args, scratch, imap);
+        // What it hands on to its processes is but what it is told to.
+        let names: Vec<&str> = environment.iter().filter_map(|v| v.split('=').next()).collect();
+        let import = format!("import_environment={}", names.join(" "));
+        let mut args: Vec<&str> = environment.iter().map(String::as_str).collect();
+        args.extend(["/usr/sbin/dovecot", "-F", "-o", &import, "-c", conf.to_str().expect("a plain path")]);
+        let server = Server::start("dovecot-imapd", "env", &args, scratch, imap);
         let dovecot = Self { server, imap, imaps, pop3, pop3s, lmtp, sasl: dir.join("run/sasl"), certificate, dir };
         // The master opens all ports before the first process that answers is ready.
         super::daemon::until("dovecot greets", || Imap::open(dovecot.imap).is_some());
@@ -125,6 +145,15 @@ impl Dovecot {
         }
     }
 
+    /// Refuses new logins of these users from now on; sessions that are open go on.
+    pub fn refuse(&self, users: &[&str]) {
+        let lines: String = users.iter().map(|user| format!("{user}:\n")).collect();
+        // Put in place at once: a file that is half written would let somebody in.
+        let new = write(&self.dir, "refused.new", &lines);
+        super::mosquitto::open_to_all(&new);
+        fs::rename(new, self.dir.join("refused")).expect("own directory");
+    }
+
     /// Moves the oldest mail of a folder into another one, as a spam filter does.
     pub fn shift(&self, user: &str, from: &str, to: &str) {
         let mut client = self.client(user);
@@ -186,6 +215,28 @@ fn open_dir(dir: &Path) {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("own directory");
 }
 
+/// The quota of those whose mailbox is full; they are looked up before everybody is.
+fn quota(dir: &Path, full: &[&str]) -> String {
+    if full.is_empty() {
+        return String::new();
+    }
+    let line =
+        |user: &&str| format!("{user}::65534:65534::{}/mail/{user}::userdb_quota_rule=*:bytes=1000\n", dir.display());
+    let users = write(dir, "full", &full.iter().map(line).collect::<String>());
+    format!(
+        "mail_plugins = quota
+plugin {{
+  quota = maildir:User quota
+}}
+userdb {{
+  driver = passwd-file
+  args = username_format=%n {}
+}}
+",
+        users.display()
+    )
+}
+
 /// `nobody` owns the mails and runs everything but the master.
 fn configuration(dir: &Path, [imap, imaps, pop3, pop3s, lmtp]: [u16; 5]) -> String {
     let dir = dir.display();
@@ -209,6 +260,11 @@ default_login_user = nobody
 default_internal_group = nogroup
 auth_failure_delay = 0
 mail_max_userip_connections = 100
+passdb {{
+  driver = passwd-file
+  deny = yes
+  args = username_format=%n {dir}/refused
+}}
 passdb {{
   driver = static
   args = password={PASSWORD}
@@ -264,7 +320,7 @@ service lmtp {{
   }}
 }}
 service auth {{
-  unix_listener {dir}/run/sasl {{
+  unix_listener sasl {{
     mode = 0666
   }}
 }}

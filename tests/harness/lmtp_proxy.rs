@@ -6,7 +6,8 @@
 //! its answer, which is then the mailbox server's own; what is dropped or kept is accepted with 250, and kept mails are
 //! handed over later, each failure told by [`LmtpProxy::failures`]. Mails are handed over one at a time, so that the
 //! account's order is the order in which they arrived. A mail is one by the token in its body: a second transaction
-//! with the same token suffers the same, so a check's mails must have one recipient each.
+//! with the same token suffers the same, so a check's mails must have one recipient each. A mail from nobody (`<>`) is a
+//! server's report about another, which it quotes: it passes, unchanged and uncounted.
 //!
 //! A body in quoted-printable or base64 is decoded to look for the token and to alter the text, and encoded again the
 //! same way; 7bit and 8bit are taken as they stand, and as UTF-8. Of a mail with several parts only text that stands
@@ -162,6 +163,18 @@ impl LmtpProxy {
         self.shared.state().answer = answer;
     }
 
+    /// Lets all that are kept go now.
+    pub fn release(&self) {
+        self.shared.state().mangler.release(Instant::now());
+        self.shared.woken.notify_all();
+    }
+
+    /// The number of mails seen so far, to be asked for elsewhere.
+    pub fn counter(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || shared.state().mangler.seen()
+    }
+
     /// What was done so far.
     pub fn account(&self) -> Account {
         self.shared.state().mangler.account()
@@ -183,6 +196,8 @@ impl Drop for LmtpProxy {
 }
 
 fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    // Three commands in one packet get three replies, and none is to wait for the other's acknowledgement.
+    stream.set_nodelay(true)?;
     let mut lines = BufReader::new(stream.try_clone()?);
     let mut out = stream;
     let mut envelope = (None, Vec::new());
@@ -257,7 +272,8 @@ fn at_data(shared: &Shared, mail: &Mail) -> Option<Vec<String>> {
         }
         Answer::Plan | Answer::Greylist | Answer::AtRecipient(_) => {}
     }
-    let Some(token) = mail.token() else { return Some(onward(shared.target, mail)) };
+    let token = mail.token().filter(|_| !mail.from.is_empty());
+    let Some(token) = token else { return Some(onward(shared.target, mail)) };
     let lane = mail.to.join(",");
     let mut said = vec!["250 2.0.0 ok".to_owned(); mail.to.len()];
     if let Verdict::Go(leaving) = state.mangler.take(&token, &lane, mail, Instant::now()) {
@@ -301,6 +317,7 @@ fn onward(target: SocketAddr, mail: &Mail) -> Vec<String> {
 
 fn deliver(target: SocketAddr, mail: &Mail) -> io::Result<Vec<String>> {
     let mut stream = TcpStream::connect_timeout(&target, ONWARD_MAX)?;
+    stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ONWARD_MAX))?;
     stream.set_write_timeout(Some(ONWARD_MAX))?;
     let mut lines = BufReader::new(stream.try_clone()?);

@@ -181,6 +181,13 @@ impl<M: Message> Mangler<M> {
         self.rates = rates;
     }
 
+    /// Lets all that are kept go now, whatever their time.
+    pub fn release(&mut self, now: Instant) {
+        for due in self.entries.values_mut().filter_map(|e| e.due.as_mut()) {
+            *due = now;
+        }
+    }
+
     /// A message came in.
     pub fn take(&mut self, token: &str, lane: &str, message: &M, now: Instant) -> Verdict<M> {
         if !self.entries.contains_key(token) {
@@ -226,6 +233,11 @@ impl<M: Message> Mangler<M> {
     /// When [`Mangler::due`] has something to say.
     pub fn next_due(&self) -> Option<Instant> {
         self.entries.values().filter_map(|e| e.due).min()
+    }
+
+    /// How many messages were seen so far.
+    pub fn seen(&self) -> usize {
+        self.seen.len()
     }
 
     /// What was done so far.

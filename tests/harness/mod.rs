@@ -4,11 +4,15 @@
 
 pub mod broker;
 pub mod certs;
+pub mod daemon;
+pub mod dovecot;
+pub mod http;
 pub mod lmtp_proxy;
 pub mod mangler;
-pub mod dovecot;
 pub mod mosquitto;
 pub mod mqtt_proxy;
+pub mod policy;
+pub mod ports;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
@@ -16,7 +20,7 @@ pub mod websocket;
 
 use std::{
     fs,
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -28,29 +32,11 @@ use bongsu::{
     options::Options,
     protocol::{Net, wire::NetOptions},
 };
+pub use ports::{free_port, free_udp_port};
 use tempfile::TempDir;
-
-pub mod daemon;
-pub mod http;
 
 /// Longest a server may take to open its port on a busy machine.
 const START_MAX: Duration = Duration::from_secs(60);
-
-/// A TCP port nobody uses, chosen by the kernel.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
-}
-
-/// A port free for both UDP and TCP, as a name server needs it.
-pub fn free_udp_port() -> u16 {
-    loop {
-        let port = free_port();
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-}
 
 /// A scratch directory that servers which drop their privileges may read and write.
 pub fn scratch() -> TempDir {
@@ -58,6 +44,43 @@ pub fn scratch() -> TempDir {
     let dir = tempfile::Builder::new().prefix("bongsu-test-").tempdir().expect("a scratch directory");
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
     dir
+}
+
+/// The same in memory, where the machine has such a place: a mail server waits for the disk at each step of each mail.
+pub fn scratch_in_memory() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let memory = Path::new("/dev/shm");
+    if !memory.is_dir() {
+        return scratch();
+    }
+    let dir = tempfile::Builder::new().prefix("bongsu-test-").tempdir_in(memory).expect("a scratch directory");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
+    dir
+}
+
+/// What a program's environment must hold for its wall clock to be off by so much (`+1d`, `-90m`); its monotonic clock
+/// stays right. Needs the Debian package libfaketime.
+pub fn off_by(shift: &str) -> [String; 4] {
+    let library = format!("/usr/lib/{}-linux-gnu/faketime/libfaketime.so.1", std::env::consts::ARCH);
+    assert!(Path::new(&library).exists(), "there is no {library}; install the Debian package libfaketime");
+    [
+        format!("LD_PRELOAD={library}"),
+        format!("FAKETIME={shift}"),
+        "FAKETIME_DONT_FAKE_MONOTONIC=1".into(),
+        "FAKETIME_DONT_RESET=1".into(),
+    ]
+}
+
+/// Removes what processes with a faked clock have left in shared memory, once they have ended.
+pub fn sweep_clocks() {
+    for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_prefix("faketime_shm_").or_else(|| name.strip_prefix("sem.faketime_sem_"));
+        if id.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            // Another test may do the same.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Writes a file into a directory and returns its path; world-readable.

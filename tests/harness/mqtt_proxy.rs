@@ -138,6 +138,12 @@ impl MqttProxy {
         self.shared.state().mangler.now(rates);
     }
 
+    /// Lets all that are kept go now.
+    pub fn release(&self) {
+        self.shared.state().mangler.release(Instant::now());
+        self.shared.woken.notify_all();
+    }
+
     /// What was done so far.
     pub fn account(&self) -> Account {
         self.shared.state().mangler.account()

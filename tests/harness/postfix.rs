@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Server, daemon::until, free_port, scratch, write};
+use super::{Server, free_port, scratch_in_memory, write};
 
 /// Longest a mail may take from its acceptance to the maildir on a busy machine.
 const ARRIVAL_MAX: Duration = Duration::from_secs(30);
@@ -35,7 +35,12 @@ impl Postfix {
 
     /// Starts it with these further lines in `main.cf`.
     pub fn start_with(more: &str) -> Self {
-        let scratch = scratch();
+        Self::start_in(more, &[])
+    }
+
+    /// The same with these variables (`NAME=value`) in its environment.
+    pub fn start_in(more: &str, environment: &[String]) -> Self {
+        let scratch = scratch_in_memory();
         let dir = scratch.path().to_path_buf();
         let (port, tls_port) = (free_port(), free_port());
         let certificate = rcgen::generate_simple_self_signed(vec!["localhost".into()]).expect("a certificate");
@@ -48,15 +53,22 @@ impl Postfix {
         fs::set_permissions(dir.join("mail"), fs::Permissions::from_mode(0o777)).expect("own directory");
         let status = Command::new("chown").arg("postfix").arg(dir.join("data")).status().expect("chown exists");
         assert!(status.success(), "there is no user `postfix`; install the Debian package postfix");
-        write(&dir, "etc/main.cf", &format!("{}{more}\n", main_cf(&dir)));
+        let import =
+            format!("import_environment = MAIL_CONFIG MAIL_DEBUG MAIL_LOGTAG TZ LANG=C {}", environment.join(" "));
+        write(&dir, "etc/main.cf", &settled(&format!("{}{import}\n{more}\n", main_cf(&dir))));
         write(&dir, "etc/master.cf", &master_cf(port, tls_port));
         let etc = dir.join("etc");
         let etc = etc.to_str().expect("a scratch directory has a plain name");
         let ready = ([127, 0, 0, 1], port).into();
         let server = Server::start("postfix", "postfix", &["-c", etc, "start-fg"], scratch, ready);
+        let postfix = Self { _server: server, port, tls_port, dir };
         // The master opens the port before the first process that answers on it is ready.
-        until("postfix greets", || greets(port));
-        Self { _server: server, port, tls_port, dir }
+        let begun = Instant::now();
+        while !greets(port) {
+            assert!(begun.elapsed() < ARRIVAL_MAX, "postfix does not greet:\n{}", postfix.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        postfix
     }
 
     /// Ends it and waits for its end; the mails stay.
@@ -64,6 +76,8 @@ impl Postfix {
         // The master process has a session of its own, so ending the script would leave it running.
         let Ok(id) = fs::read_to_string(self.dir.join("queue/pid/master.pid")) else { return };
         let id = id.trim();
+        // A stopped process does not see TERM until it is continued.
+        self.signal(None, "CONT");
         let alive = || Path::new("/proc").join(id).exists();
         for signal in ["-TERM", "-KILL"] {
             let begun = Instant::now();
@@ -73,6 +87,32 @@ impl Postfix {
             }
         }
         let _ = fs::remove_file(self.dir.join("queue/pid/master.pid"));
+    }
+
+    /// Sends a signal by name to its processes of this program (`qmgr`, `smtpd`), or to all of them.
+    pub fn signal(&self, program: Option<&str>, name: &str) {
+        let master = fs::read_to_string(self.dir.join("queue/pid/master.pid")).expect("it runs");
+        let of_master = fs::read_dir("/proc").expect("a system with processes").flatten().filter_map(|entry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // `12 (smtpd) S 11 …`: id, program, state, parent.
+            let (id, rest) = stat.split_once(" (")?;
+            let (found, rest) = rest.rsplit_once(") ")?;
+            let parent = rest.split(' ').nth(1)?;
+            let is_meant = program.is_none_or(|program| program == found);
+            (parent == master.trim() && is_meant).then(|| id.to_owned())
+        });
+        let mut ids: Vec<String> = of_master.collect();
+        if program.is_none() {
+            ids.push(master.trim().to_owned());
+        }
+        assert!(!ids.is_empty(), "no process of postfix is {program:?}");
+        // One that has ended meanwhile is none.
+        let _ = Command::new("kill").arg(format!("-{name}")).args(ids).status();
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("mail.log")).unwrap_or_default()
     }
 
     /// The certificate it shows, in PEM form: trust it to connect.
@@ -99,8 +139,7 @@ impl Postfix {
             if mails.len() >= count {
                 return mails;
             }
-            let log = || fs::read_to_string(self.dir.join("mail.log")).unwrap_or_default();
-            assert!(begun.elapsed() < ARRIVAL_MAX, "{} of {count} mails arrived:\n{}", mails.len(), log());
+            assert!(begun.elapsed() < ARRIVAL_MAX, "{} of {count} mails arrived:\n{}", mails.len(), self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -119,6 +158,15 @@ fn greets(port: u16) -> bool {
         && stream.read_exact(&mut greeting).is_ok()
         && &greeting == b"220 "
         && stream.write_all(b"QUIT\r\n").is_ok()
+}
+
+/// Of several lines for a parameter, the last. postfix reads it the same way, but warns of it, in each of its processes
+/// at once; and its log takes few lines before the process that writes them is there, for which they then wait.
+fn settled(main_cf: &str) -> String {
+    let name = |line: &str| line.split('=').next().unwrap_or_default().trim().to_owned();
+    let lines: Vec<&str> = main_cf.lines().filter(|line| !line.is_empty()).collect();
+    let is_last = |(n, line): &(usize, &&str)| lines[n + 1..].iter().all(|later| name(later) != name(line));
+    lines.iter().enumerate().filter(is_last).map(|(_, line)| format!("{line}\n")).collect()
 }
 
 fn main_cf(dir: &Path) -> String {

@@ -1,6 +1,8 @@
-//! A TCP proxy that knows nothing of what passes through it, and can delay it, hold it back and cut it off.
+//! A TCP proxy that knows nothing of what passes through it, and can delay it, hold it back, cut it off, turn away some
+//! connections and lead new ones elsewhere.
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
@@ -20,6 +22,8 @@ struct Control {
     hold_down: AtomicBool,
     trigger: Mutex<Option<Vec<u8>>>,
     over: AtomicBool,
+    target: Mutex<Option<SocketAddr>>,
+    plan: Mutex<VecDeque<bool>>,
     streams: Mutex<Vec<TcpStream>>,
 }
 
@@ -42,6 +46,10 @@ impl Proxy {
                 if shared.over.load(SeqCst) {
                     return;
                 }
+                if shared.plan.lock().expect("no panic").pop_front() == Some(false) {
+                    continue;
+                }
+                let target = shared.target.lock().expect("no panic").unwrap_or(target);
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect(target)) else { continue };
                 let copy = |s: &TcpStream| s.try_clone().expect("a socket can be shared");
                 shared.streams.lock().expect("no panic").extend([copy(&client), copy(&server)]);
@@ -63,6 +71,11 @@ impl Proxy {
         *self.control.trigger.lock().expect("no panic") = Some(text.as_bytes().to_vec());
     }
 
+    /// From now on, what the server sends is held back until [`Proxy::release`].
+    pub fn hold(&self) {
+        self.control.hold_down.store(true, SeqCst);
+    }
+
     /// Waits until something is held back.
     pub async fn held(&self) {
         while !self.control.hold_down.load(SeqCst) {
@@ -74,6 +87,21 @@ impl Proxy {
     pub fn release(&self) {
         *self.control.trigger.lock().expect("no panic") = None;
         self.control.hold_down.store(false, SeqCst);
+    }
+
+    /// Leads connections that are made from now on to another server; those that are open stay where they are.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.control.target.lock().expect("no panic") = Some(target);
+    }
+
+    /// What happens to the next connections: `x` is closed at once, any other letter passes; then all pass.
+    pub fn turn_away(&self, plan: &str) {
+        *self.control.plan.lock().expect("no panic") = plan.chars().map(|c| c != 'x').collect();
+    }
+
+    /// How many connections are still planned for.
+    pub fn planned(&self) -> usize {
+        self.control.plan.lock().expect("no panic").len()
     }
 
     /// Cuts all connections that are open now.

@@ -14,4 +14,6 @@ mod documents;
 mod kills;
 mod reference;
 mod servers;
+mod service;
 mod shipped;
+mod vantage;

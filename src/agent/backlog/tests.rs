@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     alert::{Alert, MessageKind, MessageState},
     decide::StateRow,
-    incident::{Edge, Entry, Severity, TimelineEntry},
+    incident::{Edge, Entry, Severity, TimelineEntry, Vantage},
     observation::{Observation, Outcome},
 };
 
@@ -48,6 +48,7 @@ fn told(id: u64, state: MessageState) -> Commit {
             duration_ms: 0,
             checks: vec![],
             acknowledged_by: None,
+            next: None,
             instead_of: None,
             others: Default::default(),
             at: at(0),
@@ -169,12 +170,16 @@ fn when_everything_matters_the_latest_of_each_stays() {
     assert_eq!(ids(&b.untold()), [(1, Pending)]);
     assert_eq!(ids(&b.hold(vec![told(1, Delivered)])), [(1, Delivered)]);
     for n in 0..500 {
-        b.hold(vec![state(usize::try_from(n % 3).expect("small"), n), line(n)]);
+        let vantage = Vantage { returned_at: Some(at(n)), ..Vantage::default() };
+        let sighted = Commit { vantage: (n % 7 == 0).then_some(vantage), ..Commit::default() };
+        b.hold(vec![state(usize::try_from(n % 3).expect("small"), n), line(n), sighted]);
         b.thin(60);
     }
     // Lines of timelines are all different: they stay, up to their own bound.
     let lines = b.commits.iter().flat_map(|c| &c.timeline).count();
     assert_eq!(lines, 500);
+    let latest = b.commits.iter().rev().find_map(|c| c.vantage.as_ref()).and_then(|v| v.returned_at);
+    assert_eq!(latest, Some(at(497)), "how the vantage stands is there");
     let messages: Vec<_> = b.commits.iter().flat_map(|c| &c.messages).cloned().collect();
     assert_eq!(ids(&messages), [(1, Delivered)], "the latest of a message stays");
     let states: Vec<_> = b.commits.iter().filter_map(|c| c.state.as_ref()).collect();

@@ -48,7 +48,7 @@ enum Sessions {
     /// Both sides log in anew for each attempt.
     #[default]
     Fresh,
-    /// Both sides stay logged in; a login is made for its own sake every `login_every`.
+    /// Both sides stay logged in; a login is made for its own sake every `login_every`, and when a message is absent.
     Kept,
 }
 
@@ -69,7 +69,7 @@ pub struct Manner {
     pub objective: Duration,
     /// Absent until then is lost.
     pub horizon: Duration,
-    /// Messages of one attempt, 1 to [`BURST_MAX`].
+    /// Messages of one attempt, 1 to `BURST_MAX`.
     pub burst: u32,
     /// Whether sessions are kept between attempts.
     pub kept: bool,

@@ -8,11 +8,11 @@ use std::{
 
 use futures_util::FutureExt;
 
-use super::{CLOSE_MAX, DeliveryAsk, on_side};
+use super::{CLOSE_MAX, DeliveryAsk, marked, on_side};
 use crate::{
     check::{Context, Journal, Lane},
     clock,
-    delivery::{Arriving, CheckKey, Key, Ledger, Seen, Sighting, Terms, ledger::FORGET_AFTER, tracer},
+    delivery::{Arriving, CheckKey, Identity, Key, Ledger, Seen, Sighting, Terms, ledger::FORGET_AFTER, tracer},
     observation::{Correction, Login, Phase, Reason, Reconnection, Side},
     protocol::{Arrival, Attempt, Nature, ReceiveSession, SendSession},
     value::{CheckName, Masker, Timestamp},
@@ -31,8 +31,9 @@ const DRAIN_MAX: usize = 1_000;
 /// Most own messages that wait to be taken off the server; what is beyond it is found by the next session.
 const SPENT_MAX: usize = 10_000;
 
-/// How much older than twice the horizon a message of this check must be, which nobody remembers, to be a leftover: one
-/// of another process that asks the same question (`bongsu probe`) is still awaited by it.
+/// How much older than twice the horizon a message of this check must be, which nobody remembers and no earlier run
+/// of the agent sent, to be a leftover: one of another process that asks the same question (`bongsu probe`) is still
+/// awaited by it.
 const LEFTOVER_SLACK: Duration = Duration::from_secs(60);
 
 /// What is kept between attempts.
@@ -53,14 +54,21 @@ pub(super) struct State {
     pub(super) sending_broke: Option<String>,
     /// Sessions opened anew in this attempt.
     pub(super) reconnections: Vec<Reconnection>,
-    /// Own messages to be taken off the server, by session and handle, once what they showed has been told: after a
-    /// crash before that, they are found again.
-    spent: Vec<(u64, u64)>,
-    /// Whether an attempt is under way; it stays so when the attempt is dropped.
-    pub(super) in_attempt: bool,
+    /// Own messages to be taken off the server once what they showed has been told: after a crash before that, they
+    /// are found again.
+    spent: Vec<Spent>,
     /// When a login was last made for its own sake, and whether it was let in.
     login: Option<(Instant, bool)>,
     pub(super) masker: Masker,
+    /// When this run of the agent took the check up, if an earlier one may have left messages of it.
+    pub(super) taken_up: Option<Timestamp>,
+}
+
+/// A message that is done with, as soon as it is told.
+struct Spent {
+    session: u64,
+    handle: u64,
+    sequence: u64,
 }
 
 pub(super) struct Listening {
@@ -85,19 +93,24 @@ impl State {
             sending_broke: None,
             reconnections: Vec::new(),
             spent: Vec::new(),
-            in_attempt: false,
             login: None,
             masker: Masker::default(),
+            taken_up: None,
         }
     }
 
-    /// Has the session take off the server what it handed out. What a session left that is gone is found by the next.
+    /// Has the session take off the server what it handed out and has been told by now. What a session left that is
+    /// gone is found by the next. To be asked as an attempt or a wait for corrections begins: what the one before gave
+    /// back is stored by then.
     fn discard_spent(&mut self) {
-        for (session, handle) in self.spent.drain(..) {
-            if let Some(listening) = self.listening.as_mut().filter(|l| l.id == session) {
-                listening.session.discard(handle);
+        let Self { spent, ledger, listening, .. } = self;
+        spent.retain(|spent| {
+            let is_told = ledger.is_told(spent.sequence);
+            if let Some(listening) = listening.as_mut().filter(|l| is_told && l.id == spent.session) {
+                listening.session.discard(spent.handle);
             }
-        }
+            !is_told
+        });
     }
 }
 
@@ -176,11 +189,12 @@ impl DeliveryAsk {
         Ok(session)
     }
 
-    /// A login on each side for its own sake, when one is due; one that was refused is tried again at each attempt.
+    /// A login on each side for its own sake, when one is due; one that was refused is tried again at each attempt, and
+    /// beside a message that is absent one shows whether it is the sessions or the server.
     pub(super) async fn log_in(&self, state: &mut State, context: &Context, now: Instant) -> Option<Login> {
         let every = self.manner.login_every.filter(|_| self.manner.kept)?;
         let is_due = |(at, ok): (Instant, bool)| !ok || now.saturating_duration_since(at) >= every;
-        if !state.login.is_none_or(is_due) {
+        if !state.login.is_none_or(is_due) && state.ledger.is_settled(context.at) {
             return None;
         }
         let timeout = context.settings.timeout;
@@ -275,15 +289,19 @@ impl DeliveryAsk {
     fn take(&self, state: &mut State, session: u64, arrival: Arrival) {
         let seen = tracer::recognise(&state.key, state.check, &arrival.payload);
         let handle = arrival.handle;
+        let sequence = match &seen {
+            Seen::Ours(found) => found.identity.sequence,
+            Seen::OtherCheck(_) | Seen::Unproven | Seen::Stranger => 0,
+        };
         let is_own = match (seen, arrival.nature.clone()) {
             (Seen::Ours(found), Nature::Message) => {
                 let sighting = state.ledger.arrived(&found.identity, arriving(session, found.integrity, arrival));
-                sighting != Sighting::Unknown || self.is_leftover(found.identity.sent_at)
+                sighting != Sighting::Unknown || self.is_leftover(state, &found.identity)
             }
             (Seen::Ours(found), Nature::Bounce(text)) => {
                 let text = state.masker.mask(&text);
                 let sighting = state.ledger.bounced(&found.identity, &text);
-                sighting != Sighting::Unknown || self.is_leftover(found.identity.sent_at)
+                sighting != Sighting::Unknown || self.is_leftover(state, &found.identity)
             }
             // The sender's own copy is no stranger's; what a server had retained is not what was just sent.
             (Seen::Ours(_), Nature::Kept) if handle.is_some() => true,
@@ -297,17 +315,20 @@ impl DeliveryAsk {
             }
         };
         if let Some(handle) = handle.filter(|_| is_own && state.spent.len() < SPENT_MAX) {
-            state.spent.push((session, handle));
+            state.spent.push(Spent { session, handle, sequence });
         }
     }
 
-    fn is_leftover(&self, sent_at: Timestamp) -> bool {
-        clock::now().since(sent_at) > self.manner.horizon * 2 + LEFTOVER_SLACK
+    /// Whether nobody waits for a message of this check that the ledger does not know. What an earlier run had not
+    /// told is known from the store; so what else it sent has been told, and the run ended before it took it off.
+    fn is_leftover(&self, state: &State, identity: &Identity) -> bool {
+        let is_stored = identity.nonce == marked(identity.nonce, true) && state.lane.has(identity.sequence);
+        let was_told = is_stored && state.taken_up.is_some_and(|at| identity.sent_at < at);
+        was_told || clock::now().since(identity.sent_at) > self.manner.horizon * 2 + LEFTOVER_SLACK
     }
 
     pub(super) async fn next_correction(&self, state: &mut State) -> Option<Correction> {
         let linger_until = clock::instant() + LINGER;
-        // What was told since the last time has been stored, or will be.
         state.discard_spent();
         loop {
             let now = clock::instant();
@@ -334,11 +355,10 @@ impl DeliveryAsk {
     pub(super) async fn close_all(&self, state: &mut State) {
         // Dropped: a sending session leaves nothing behind, and a goodbye says nothing any more.
         state.sending = None;
+        // What has just come and is news stays: nobody will tell it, so the next run finds it again. So do the messages
+        // of an attempt that was cut off.
         self.drain(state).await;
-        // Of an attempt that was cut off nothing has been told: its messages are found again by the next run.
-        if !state.in_attempt {
-            state.discard_spent();
-        }
+        state.discard_spent();
         closed(state.listening.take()).await;
     }
 }

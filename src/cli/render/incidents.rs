@@ -234,6 +234,7 @@ pub(crate) mod tests {
                 duration_ms: 12_000,
                 checks: vec![],
                 acknowledged_by: None,
+                next: None,
                 instead_of: None,
                 others: Default::default(),
                 at: at(42),

@@ -49,6 +49,7 @@ pub(super) enum Copied {
 }
 
 /// Whether somebody would see the message arrive.
+#[derive(Clone)]
 pub(super) enum Sight {
     /// A session listens.
     Clear,
@@ -104,6 +105,20 @@ impl Batch {
         self.booked = Some(verdict);
         self.touched = false;
         self.due = self.next_horizon(terms, now);
+    }
+
+    /// Those of its messages are seen so from now on. Where there are none, a horizon that has passed and was not yet
+    /// told stays due.
+    pub(super) fn see(&mut self, terms: &Terms, now: Instant, which: impl Fn(&Entry) -> bool, sight: &Sight) {
+        let mut changed = false;
+        for entry in self.entries.iter_mut().filter(|e| which(e)) {
+            entry.sight = sight.clone();
+            changed = true;
+        }
+        if changed {
+            self.touched = true;
+            self.due = self.next_horizon(terms, now);
+        }
     }
 
     /// When the first of the horizons passes that have not passed yet.

@@ -7,7 +7,9 @@ use super::{
     entry::{Arrival, Batch, Entry, Sight},
 };
 use crate::{
-    observation::{Accept, Delivery, Fate, Fates, Integrity, Kind, Login, Outcome, Phase, Reason},
+    observation::{
+        Accept, Correction, Delivery, Fate, Fates, Integrity, Kind, Login, NEW_LOGINS_FAIL, Outcome, Phase, Reason,
+    },
     value::TimeSpan,
 };
 
@@ -89,7 +91,7 @@ fn of_all(judgements: Vec<Judgement>) -> Judgement {
 fn with_login((outcome, reason): Judgement, login: Option<&Login>) -> Judgement {
     match (outcome, login) {
         (Outcome::Ok | Outcome::Slow, Some(Login { ok: false, reason: Some(why), .. })) => {
-            let text = format!("new logins fail while the kept sessions deliver: {}", why.text);
+            let text = format!("{NEW_LOGINS_FAIL} while the kept sessions deliver: {}", why.text);
             (Outcome::Slow, Some(Reason::new(Phase::Login, why.kind, text)))
         }
         (Outcome::Failed, Some(Login { ok: true, .. })) => {
@@ -184,6 +186,20 @@ fn judge_arrival(arrival: &Arrival, fate: Fate, refusal: Option<&Reason>, terms:
         return (Outcome::Ok, None);
     }
     slow(Kind::Slow, format!("arrived after {latency}, objective {}", TimeSpan(terms.objective)))
+}
+
+/// Tells that messages arrived which counted as `missed` until now. Losses are the trouble itself, and further copies
+/// are counted: neither is told message by message.
+pub fn arrived_after_all(missed: Option<u32>, correction: &Correction) -> Option<String> {
+    let fates = correction.delivery.all_fates();
+    let came = missed?.checked_sub(fates.missing()).filter(|came| *came > 0)?;
+    let at = correction.observed_at.to_seconds_text();
+    let which = match fates.messages() {
+        1 => format!("the message of {at}"),
+        all => format!("{came} of the {all} messages of {at}"),
+    };
+    let after = correction.delivery.latency_ms.map_or(String::new(), |after| format!(", after {}", shown(after)));
+    Some(format!("{which} arrived after all{after}: late, not lost"))
 }
 
 /// A measured time for people: `1.2ms`, `812ms`, `2.5s`, `1m30s`.

@@ -97,6 +97,53 @@ fn a_pending_message_becomes_late_or_lost() {
 }
 
 #[test]
+fn a_horizon_that_passed_unnoticed_is_told_whatever_the_sessions_do_before() {
+    let closed = Reason::new(Phase::Deliver, Kind::Closed, "receiving side: closed");
+    for (breaks, is_opened_anew) in [(true, false), (false, true), (true, true)] {
+        let (mut l, t) = (ledger(), crate::clock::instant());
+        accepted(&mut l, 1, t);
+        l.booked(1, t + ms(100)).expect("it was sent");
+        if breaks {
+            l.blind(t + HORIZON + ms(1), &closed);
+        }
+        if is_opened_anew {
+            l.look_again(t + HORIZON + ms(1));
+        }
+        let later = l.poll(t + HORIZON + ms(2)).expect("a correction");
+        assert_eq!((later.outcome, later.delivery.fate), (Outcome::Failed, Fate::Lost));
+    }
+}
+
+#[test]
+fn what_arrives_after_all_is_told_by_how_many_came() {
+    let correction = |fates: crate::observation::Fates, latency| {
+        let delivery = Delivery { fates, latency_ms: latency, ..Delivery::new(fates.worst(), Accept::Accepted, 1) };
+        let (observed_at, outcome) = (Timestamp::from_millis(1_795_359_003_000), Outcome::Slow);
+        Correction { observed_at, account: None, outcome, delivery, reason: None, details: Map::new() }
+    };
+    let fates = |late, lost| crate::observation::Fates { late, lost, ..Default::default() };
+    let table = [
+        (
+            Some(1),
+            correction(fates(1, 0), Some(ms(4_200))),
+            Some("the message of 2026-11-22 14:50:03Z arrived after all, after 4.2s: late, not lost"),
+        ),
+        (
+            Some(20),
+            correction(fates(17, 3), None),
+            Some("17 of the 20 messages of 2026-11-22 14:50:03Z arrived after all: late, not lost"),
+        ),
+        // A further copy, a loss that is booked, and what nobody remembers.
+        (Some(0), correction(fates(1, 0), Some(ms(1))), None),
+        (Some(0), correction(fates(0, 1), None), None),
+        (None, correction(fates(1, 0), None), None),
+    ];
+    for (missed, correction, expected) in table {
+        assert_eq!(arrived_after_all(missed, &correction).as_deref(), expected, "{missed:?}");
+    }
+}
+
+#[test]
 fn what_the_sender_said_stands() {
     let refusal = |kind| Some(Reason::new(Phase::Send, kind, "no acknowledgement within 5s"));
     let table = [
@@ -375,6 +422,27 @@ fn copies_that_stay_on_the_server_are_told_apart() {
     // Also after completion.
     assert_eq!(l.arrived(&identity(1), arriving(3, Some(79), t + ms(50))), Sighting::Duplicate);
     assert_eq!(l.poll(t + ms(50)).expect("a correction").delivery.duplicates, 2);
+}
+
+#[test]
+fn a_message_is_told_when_its_fate_is_and_not_while_that_is_only_known() {
+    let (mut ledger, at) = (ledger(), Instant::now());
+    accepted(&mut ledger, 1, at);
+    ledger.came(1, &identity(1), Integrity::Equal, at + ms(5));
+    assert!(!ledger.is_told(1), "it is not booked");
+    ledger.booked(1, at + ms(6));
+    assert!(ledger.is_told(1));
+    // A further copy changes no fate.
+    assert_eq!(ledger.came(1, &identity(1), Integrity::Equal, at + ms(7)), Sighting::Duplicate);
+    assert!(ledger.is_told(1));
+    accepted(&mut ledger, 2, at);
+    ledger.booked(2, at + ms(2));
+    assert!(ledger.is_told(2), "told as pending");
+    ledger.came(1, &identity(2), Integrity::Equal, at + ms(9));
+    assert!(!ledger.is_told(2), "its arrival is known and was told to nobody");
+    assert_eq!(std::iter::from_fn(|| ledger.poll(at + ms(10))).count(), 2);
+    assert!(ledger.is_told(2));
+    assert!(ledger.is_told(99), "nobody remembers it");
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn what_is_told_of_accounts() {
             4,
             format!("{}a+ b- b- c+ {}a- a- b- c- c- a- b- c- {}", rounds(1), failing(1), "a+ a+ b- c+ c+ a+ b- c+ "),
             State::Degraded,
-            vec!["7: degraded (2,5] 1 of 3 accounts failing: b: 535 at 5", "15: worsened", "20: eased"],
+            vec!["7: degraded (2,5] 1 of 3 accounts failing: b: 535 at 5", "15: worsened", "24: eased"],
         ),
         (
             "what told nothing changes nothing",

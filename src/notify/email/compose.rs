@@ -105,11 +105,14 @@ fn headers(message: &Message) -> Vec<(HeaderName, String)> {
 
 fn footer(message: &Message) -> Vec<String> {
     let alert = &message.alert;
+    let mut lines = Vec::new();
+    if let Some(id) = alert.incident.filter(|_| alert.ended.is_none() && alert.acknowledged_by.is_none()) {
+        lines.push(format!("To take it in hand, on {}: bongsu incidents ack {}", alert.vantage, id.0));
+    }
     let incident = alert.incident.map_or(String::new(), |id| format!(", incident {id}"));
-    vec![
-        format!("bongsu on {}{incident}", alert.vantage),
-        format!("Message {}", one_line(&message.key, HEADER_CHARS_MAX)),
-    ]
+    lines.push(format!("bongsu on {}{incident}", alert.vantage));
+    lines.push(format!("Message {}", one_line(&message.key, HEADER_CHARS_MAX)));
+    lines
 }
 
 /// The Message-ID: the same for every attempt.

@@ -312,6 +312,13 @@ impl Client {
         Ok(Open { tag, waited })
     }
 
+    /// Says LOGOUT without waiting for the answer, which would count as the service's time: a server may keep it back.
+    pub async fn leave(&mut self, ear: &mut dyn Ear) {
+        self.begin(ear, "LOGOUT");
+        self.lines.push_line("LOGOUT");
+        self.lines.shut().await;
+    }
+
     /// LOGOUT and the end of the stream; what fails here was no use any more.
     pub async fn log_out(&mut self, ear: &mut dyn Ear) {
         self.leaving = true;

@@ -35,7 +35,7 @@ pub async fn log_in(account: &Account, cx: &mut Attempt) -> Result<Client, Reaso
     if client.capabilities.is_empty() {
         capabilities(&mut client, cx).await?;
     }
-    cx.detail("capabilities", client.capabilities.join(" "));
+    cx.detail("imap_capabilities", client.capabilities.join(" "));
     if let Some((username, password)) = account.login.as_ref().filter(|_| !authenticated) {
         cx.phase(Phase::Login);
         // What it can is often another thing once logged in, and servers differ in whether they say so unasked.
@@ -55,7 +55,7 @@ async fn greeting(client: &mut Client, cx: &mut Attempt) -> Result<bool, Reason>
     let Response::Status(None, said) = response else {
         return Err(cx.fail(Kind::Protocol, "the server did not greet"));
     };
-    cx.detail("greeting", one_line(&said.text, GREETING_CHARS_MAX));
+    cx.detail("imap_greeting", one_line(&said.text, GREETING_CHARS_MAX));
     match said.status {
         Status::Ok => Ok(false),
         Status::Preauth => Ok(true),
@@ -129,7 +129,7 @@ async fn login(
             authenticate(client, cx, mechanism, username, password, ir).await?
         }
         Err(_) if by_command && (private || account.auth.is_some()) => {
-            cx.detail("mechanism", "LOGIN (command)");
+            cx.detail("imap_login", "LOGIN (command)");
             let parts = [
                 Part::Text("LOGIN "),
                 Part::String(username.as_bytes()),
@@ -159,7 +159,7 @@ async fn authenticate(
     password: &Secret,
     initial_response: bool,
 ) -> Result<StatusLine, Reason> {
-    cx.detail("mechanism", mechanism.name());
+    cx.detail("imap_login", mechanism.name());
     let nonce = sasl::nonce(clock::random_bytes());
     let made = Exchange::new(mechanism, username, password, &nonce);
     let mut exchange = made.map_err(|text| cx.fail(Kind::Rejected, text))?;

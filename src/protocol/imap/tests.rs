@@ -79,8 +79,8 @@ fn the_dialogue_is_polite_and_shows_no_secret() {
     let said = said.lock().expect("no panic");
     assert_eq!(said[0], "AUTHENTICATE PLAIN AHByb2JlAGh1bnRlcjItc2VjcmV0");
     assert_eq!(said[1..], ["CAPABILITY", "NOOP", "LOGOUT"]);
-    assert_eq!(seen.observation.details["mechanism"], "PLAIN");
-    assert_eq!(seen.observation.details["greeting"], "ready");
+    assert_eq!(seen.observation.details["imap_login"], "PLAIN");
+    assert_eq!(seen.observation.details["imap_greeting"], "ready");
 }
 
 #[test]

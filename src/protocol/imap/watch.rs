@@ -52,6 +52,9 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 /// Most mails that can be discarded; a handle is forgotten when so many came after it.
 const HANDLES_MAX: usize = 4_096;
 
+/// How often a mail is asked for of a server that says no, before it is passed over.
+const FETCH_TRIES: usize = 3;
+
 /// How often a folder may refuse to be searched before the session counts as gone.
 const REFUSALS_MAX: u32 = 3;
 
@@ -113,7 +116,7 @@ impl Watch {
         let found = folders::find(&mut client, cx, &place.wanted).await.map_err(|fault| fault.reason(cx))?;
         if found.left_out > 0 {
             let text = format!("the first {}; {} more are not watched", found.folders.len(), found.left_out);
-            cx.detail("folders", text);
+            cx.detail("imap_folders", text);
         }
         let now = clock::instant();
         let watched = |folder| Watched { folder, validity: 0, next: 0, refusals: 0 };
@@ -140,7 +143,7 @@ impl Watch {
                 // Of all folders, one that may only be seen in the list is passed over.
                 if n > 0 && place.wanted == Wanted::All {
                     watch.folders.remove(n);
-                    watch.leftovers.retain(|(folder, _)| *folder < n);
+                    watch.leftovers.iter_mut().filter(|(folder, _)| *folder > n).for_each(|(folder, _)| *folder -= 1);
                     continue;
                 }
                 return Err(cx.fail(Kind::Rejected, text));
@@ -175,10 +178,11 @@ impl Watch {
         if watched.next == 0 || watched.validity != validity {
             watched.validity = validity;
             watched.next = next.max(1);
+            // That there are mails is told by every SELECT; what is told from here on is news.
+            self.client.news = false;
             if exists > 0 {
                 self.note_leftovers(ear, n, next).await?;
             }
-            self.client.news = false;
         } else {
             self.client.news = next != watched.next;
         }
@@ -375,7 +379,13 @@ impl Watch {
 
     async fn body(&mut self, uid: u32, what: &str) -> Result<Option<Vec<u8>>, Fault> {
         let command = format!("UID FETCH {uid} (UID {what})");
-        let reply = within("UID FETCH", self.answer, self.client.simple(&mut Nobody, &command)).await?;
+        let mut reply = within("UID FETCH", self.answer, self.client.simple(&mut Nobody, &command)).await?;
+        for _ in 1..FETCH_TRIES {
+            if reply.is_ok() {
+                break;
+            }
+            reply = within("UID FETCH", self.answer, self.client.simple(&mut Nobody, &command)).await?;
+        }
         let found = reply.named("FETCH").filter(|data| uid_of(data) == Some(uid)).find_map(|data| {
             let items = data.values.first()?.list()?;
             let at =

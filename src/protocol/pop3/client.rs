@@ -154,6 +154,12 @@ impl Client {
         }
     }
 
+    /// Says QUIT without waiting for the answer, which would count as the service's time: a server may keep it back.
+    pub async fn leave(&mut self, cx: &mut Attempt) {
+        self.say(cx, "QUIT", "QUIT");
+        self.lines.shut().await;
+    }
+
     /// QUIT, by which deletions are done, and the end of the stream.
     pub async fn quit(&mut self, cx: &mut Attempt) -> Result<Answer, Reason> {
         let answer = self.command(cx, "QUIT").await?;

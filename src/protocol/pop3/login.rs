@@ -99,7 +99,7 @@ async fn capabilities(client: &mut Client, cx: &mut Attempt) -> Result<Vec<Strin
         Ok(lines) => {
             let lines: Vec<String> = lines.iter().map(|line| line.trim().to_ascii_uppercase()).collect();
             cx.received(lines.join("; "));
-            cx.detail("capabilities", lines.join("; "));
+            cx.detail("pop3_capabilities", lines.join("; "));
             Ok(lines)
         }
         Err(Fault::Refused(_)) => Ok(Vec::new()),
@@ -158,7 +158,7 @@ async fn login(
     // USER and PASS show the password as PLAIN and LOGIN do, which is what those ask for by name.
     let in_words = matches!(account.auth, Some(Mechanism::Plain | Mechanism::Login));
     if in_words || (account.auth.is_none() && private) {
-        cx.detail("mechanism", "USER and PASS");
+        cx.detail("pop3_login", "USER and PASS");
         let answer = client.command(cx, &format!("USER {username}")).await?;
         if !answer.is_ok {
             return Ok(answer);
@@ -168,7 +168,7 @@ async fn login(
     }
     match timestamp(&greeting.text).filter(|_| account.auth.is_none()) {
         Some(timestamp) => {
-            cx.detail("mechanism", "APOP");
+            cx.detail("pop3_login", "APOP");
             let digest = md5::compute(format!("{timestamp}{}", password.expose()));
             client.say(cx, &format!("APOP {username} (digest)"), &format!("APOP {username} {digest:x}"));
             client.answer(cx).await
@@ -195,7 +195,7 @@ async fn authenticate(
     username: &str,
     password: &Secret,
 ) -> Result<Answer, Reason> {
-    cx.detail("mechanism", mechanism.name());
+    cx.detail("pop3_login", mechanism.name());
     let nonce = sasl::nonce(clock::random_bytes());
     let made = Exchange::new(mechanism, username, password, &nonce);
     let mut exchange = made.map_err(|text| cx.fail(Kind::Rejected, text))?;

@@ -73,7 +73,7 @@ fn the_dialogue_is_polite_and_shows_no_secret() {
     let expected = ["CAPA", "USER probe", "PASS hunter2-secret", "CAPA", "STAT", "QUIT"];
     assert_eq!(*said.lock().expect("no panic"), expected);
     assert_eq!(seen.phases()[2..], [Phase::Greeting, Phase::Login, Phase::Exchange, Phase::Close]);
-    assert_eq!(seen.observation.details["mails"], 2);
+    assert_eq!(seen.observation.details["pop3_mails"], 2);
 }
 
 #[test]

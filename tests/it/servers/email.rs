@@ -44,6 +44,7 @@ fn message(kind: MessageKind, position: u32) -> Message {
         duration_ms: 15_600_000,
         checks: Vec::new(),
         acknowledged_by: None,
+        next: None,
         instead_of: None,
         others: Default::default(),
         at,

@@ -35,7 +35,7 @@ fn logins_are_accepted_and_refused_in_words() {
         let seen = probe("pop3", &yaml);
         assert_eq!((seen.outcome(), &seen.observation.reason), (Outcome::Ok, &None), "{yaml} {seen:?}");
         assert_eq!(seen.observation.tls.is_some(), tls);
-        assert_eq!(seen.observation.details["mails"], 1);
+        assert_eq!(seen.observation.details["pop3_mails"], 1);
         let said = format!("{:?}", seen.transcript);
         for word in ["CAPA", "AUTH", "STAT", "QUIT"] {
             assert!(said.contains(word), "{word}: {said}");

@@ -255,3 +255,58 @@ async fn leftovers_of_a_run_nobody_remembers_are_cleared_away() {
     assert_eq!(discarded.len(), 3, "two leftovers and the attempt's own: {discarded:?}");
     assert!(!discarded.contains(&1) && !discarded.contains(&3), "{discarded:?}");
 }
+
+#[tokio::test]
+async fn what_an_earlier_run_had_told_and_not_taken_off_goes_at_once() {
+    let bench = Bench::new([Way::Late(60)]);
+    *bench.wire.mailbox.lock().expect("no panic") = Some(1);
+    let paper = Arc::new(Paper { wire: bench.wire.clone(), ..Paper::default() });
+    let second = Duration::from_secs(1);
+    bench.ask.resume(past(vec![], Some(paper))).await;
+    let key = Key::new(&[5; 32]);
+    let made = |sequence: u64, nonce: u64, sent_at: Timestamp| {
+        let check = CheckKey::new(&key, &"a/round-trip".parse().expect("a name"));
+        let identity = Identity { check, sequence, sent_at, nonce };
+        tracer::compose(&key, &identity, Ends(bench.wire.clone()).carries()).payload
+    };
+    let (attempt, ()) = tokio::join!(bench.attempt(None), async {
+        while logins(&bench).1 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Its own of then; one of another account, and one of a `bongsu probe`, which may still be waited for; one of now.
+        bench.wire.deliver(&made(37, marked(9, true), clock::now() - second), false);
+        bench.wire.deliver(&made(38, marked(9, true), clock::now() - second), false);
+        bench.wire.deliver(&made(37, marked(9, false), clock::now() - second), false);
+        bench.wire.deliver(&made(37, marked(9, true), clock::now()), false);
+    });
+    assert_eq!((attempt.outcome, attempt.delivery.map(|d| d.foreign)), (Outcome::Ok, Some(4)));
+    bench.afterwards().await;
+    let discarded = bench.wire.discarded.lock().expect("no panic").clone();
+    assert!(discarded.contains(&1) && discarded.len() == 2, "its own, then and now: {discarded:?}");
+    assert!(discarded.iter().all(|copy| ![2, 3, 4].contains(copy)), "{discarded:?}");
+}
+
+#[tokio::test]
+async fn what_arrived_of_an_earlier_attempt_is_taken_off_only_when_that_is_told() {
+    let bench = Bench::new([Way::Late(60)]);
+    *bench.wire.mailbox.lock().expect("no panic") = Some(1);
+    let flight = Flight::new(37, 9, clock::now(), clock::now());
+    assert_eq!(bench.ask.resume(past(vec![flight], None)).await.len(), 1);
+    let key = Key::new(&[5; 32]);
+    let check = CheckKey::new(&key, &"a/round-trip".parse().expect("a name"));
+    let identity = Identity { check, sequence: 37, sent_at: flight.sent_at, nonce: 9 };
+    let left = tracer::compose(&key, &identity, Ends(bench.wire.clone()).carries()).payload;
+    let (attempt, ()) = tokio::join!(bench.attempt(None), async {
+        while logins(&bench).1 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        bench.wire.deliver(&left, false);
+    });
+    assert_eq!(attempt.outcome, Outcome::Ok);
+    let discarded = || bench.wire.discarded.lock().expect("no panic").clone();
+    let correction = bench.afterwards().await.expect("the earlier one has arrived");
+    assert_eq!((correction.observed_at, correction.delivery.fate), (flight.observed_at, Fate::Arrived));
+    assert_eq!(discarded(), [2], "the attempt's own is told, the correction is not stored yet");
+    bench.afterwards().await;
+    assert_eq!(discarded(), [2, 1]);
+}
