@@ -91,7 +91,11 @@ fn a_suspicion_begins_anew_after_the_return() {
     assert!(world.told.is_empty(), "one before the isolation and one after it are not two in a row");
     world.see(33, "mail/in", false);
     assert_eq!(world.told, ["33 hook problem"]);
-    assert_eq!(world.shelf.incidents[&IncidentId(1)].started.by, second(30));
+    assert_eq!(
+        world.shelf.incidents[&IncidentId(1)].started.by,
+        second(20),
+        "a canary answered then: it was seen to fail"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod http;
 mod icmp;
 mod imap;
 mod kept;
+mod link;
 mod lmtp;
 mod mail;
 mod mangling;
