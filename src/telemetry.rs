@@ -258,7 +258,7 @@ impl Telemetry {
         self.clock_jumps.inc();
     }
 
-    /// An observation was made void, by `isolation` or `clock`.
+    /// An observation was made void, by `isolation`, `stall` or `clock`.
     pub fn void(&self, cause: &'static str) {
         self.void.get_or_create(&[("cause", cause)]).inc();
     }

@@ -17,6 +17,7 @@ mod heart;
 mod past;
 mod pulse;
 mod service;
+mod stall;
 mod trial;
 mod vantage;
 mod writing;
@@ -28,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 
 use self::{
     board::Board,
@@ -135,12 +136,8 @@ pub async fn run(
     mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let (shared, mut heart) =
+    let (shared, mut heart, listener) =
         service::patiently(start(config, loader), service::EXTEND_EVERY, service::starting).await?;
-    let listener = {
-        let running = shared.running.lock().await;
-        crate::web::control::listen(&running.config.agent.socket).await.map_err(AgentError::Socket)?
-    };
     let router = crate::web::control::router(shared.clone());
     let mut stopped = shared.stop.subscribe();
     let server = tokio::spawn(async move {
@@ -154,7 +151,7 @@ pub async fn run(
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
     let standing = heart.standing.clone();
     let sight = shared.sight.clone();
-    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks()) });
+    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks(), sight.watch_itself()) });
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
@@ -191,13 +188,15 @@ pub async fn run(
     result
 }
 
-async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), AgentError> {
+async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
     let now = clock::now();
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
     let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
     let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    // Before anything is asked or sent: a daemon whose socket another one has is not to do either.
+    let listener = crate::web::control::listen(&config.agent.socket).await.map_err(AgentError::Socket)?;
     let sight = Arc::new(Vantage::new(
         config.agent.canaries.clone(),
         net.clone(),
@@ -233,7 +232,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
         shared.start_channels(&mut running);
         shared.start_checks(&mut running);
     }
-    Ok((shared, heart))
+    Ok((shared, heart, listener))
 }
 
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
