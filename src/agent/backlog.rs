@@ -182,6 +182,19 @@ impl Backlog {
         ids.filter_map(|id| self.unseen.remove(&id)).collect()
     }
 
+    /// The oldest cannot be written because of what is stored of the observation it speaks of: it loses that, and keeps
+    /// what it says of states, incidents and messages. Says whether there was anything to lose.
+    pub(super) fn strip_first(&mut self) -> bool {
+        let Some(first) = self.commits.first_mut() else { return false };
+        let stripped = first.observation.is_some() || first.correction.is_some() || first.sending.is_some();
+        (first.observation, first.correction, first.sending) = (None, None, None);
+        self.dropped += u64::from(stripped);
+        if first.is_empty() {
+            self.commits.remove(0);
+        }
+        stripped
+    }
+
     /// Everything is written: what is over, if there was trouble.
     pub(super) fn recovered(&mut self) -> Option<Recovered> {
         let dropped = std::mem::take(&mut self.dropped);

@@ -422,7 +422,7 @@ impl Beating {
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
     fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
         if let Some(trouble) = self.backlog.trouble() {
-            return Err(format!("the store does not write: {}", trouble.error));
+            return Err(trouble.error.clone());
         }
         let mut read = || {
             rename(&mut self.writer, &setup.renames)?;

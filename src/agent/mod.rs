@@ -25,7 +25,10 @@ mod writing;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,9 @@ const TASKS_STOP_MAX: Duration = Duration::from_millis(4_500);
 
 /// How often the store is given time for roll-ups and deletions.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How often a reload that was put off looks whether the store writes again.
+const OWED_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest sleep of the clock task: a step of the wall clock is noticed within this.
 const TICK_MAX: Duration = Duration::from_secs(30);
@@ -99,6 +105,8 @@ pub(crate) struct Shared {
     stop: watch::Sender<bool>,
     loader: Loader,
     reload_error: Mutex<Option<String>>,
+    /// Whether a reload was put off until the store writes again.
+    reload_owed: AtomicBool,
     running: tokio::sync::Mutex<Running>,
 }
 
@@ -161,7 +169,10 @@ pub async fn run(
     let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
     let reloads = async {
         loop {
-            reload().await;
+            tokio::select! {
+                () = reload() => {}
+                () = shared.reload_is_owed() => {}
+            }
             service::reloading();
             // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
             let _ = shared.reload().await;
@@ -217,6 +228,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, Un
         stop: watch::Sender::new(false),
         loader,
         reload_error: Mutex::new(None),
+        reload_owed: AtomicBool::new(false),
         running: tokio::sync::Mutex::new(Running {
             config: Arc::new(config),
             net,
@@ -361,6 +373,7 @@ impl Shared {
 
     async fn load_anew(&self) -> Result<Reloaded, String> {
         let mut running = self.running.lock().await;
+        self.reload_owed.store(false, Ordering::Release);
         let loader = self.loader.clone();
         let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);
         let result = match loaded {
@@ -388,11 +401,8 @@ impl Shared {
             );
         }
         // Before anything is ended for it.
-        if let Ok(Reply::Status(_, Some(trouble))) = heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
-            return Err(format!(
-                "it cannot be put in force while the store does not write; reload again when it does. {}",
-                trouble.error
-            ));
+        if let Some(why) = self.store_trouble().await {
+            return Err(self.put_off(&why));
         }
         let net = network(&config).map_err(|e| e.to_string())?;
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
@@ -421,7 +431,7 @@ impl Shared {
             // The store failed in this moment: what was ended goes on as it was.
             self.start_channels(running);
             self.start_checks(running);
-            return Err(format!("it cannot be put in force, {why}"));
+            return Err(self.put_off(&why));
         }
         running.config = Arc::new(config);
         running.net = net.clone();
@@ -429,6 +439,29 @@ impl Shared {
         self.start_channels(running);
         self.start_checks(running);
         Ok(counts)
+    }
+
+    /// Why the store does not write; `None` when it does.
+    async fn store_trouble(&self) -> Option<String> {
+        match heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
+            Ok(Reply::Status(_, trouble)) => trouble.map(|t| t.error),
+            _ => None,
+        }
+    }
+
+    fn put_off(&self, why: &str) -> String {
+        self.reload_owed.store(true, Ordering::Release);
+        format!("it is put in force as soon as the store writes again, without a further reload: {why}")
+    }
+
+    /// Resolves once a reload that was put off can be made.
+    async fn reload_is_owed(&self) {
+        loop {
+            tokio::time::sleep(OWED_EVERY).await;
+            if self.reload_owed.load(Ordering::Acquire) && self.store_trouble().await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Ends all tasks within [`TASKS_STOP_MAX`]; gives the path of the control socket.

@@ -22,7 +22,7 @@ impl Beating {
     /// Takes in commits, shows what they say, and writes them as soon as the store lets it.
     ///
     /// # Errors
-    /// When trying again cannot help: what was decided contradicts what is stored.
+    /// When trying again cannot help: what was decided of an incident or an alert contradicts what is stored.
     pub(super) fn write(&mut self, commits: Vec<Commit>) -> Result<(), StoreError> {
         self.show(&commits);
         let seen = self.backlog.hold(commits);
@@ -47,18 +47,28 @@ impl Beating {
 
     /// Tries to write all that waits, now. When it returns `Ok`, it may still wait.
     pub(super) fn write_all(&mut self) -> Result<(), StoreError> {
+        let mut most = GROUP_MAX;
         while !self.backlog.is_empty() {
             let begun = clock::instant();
             self.written = begun;
             // To try and to be refused is progress: nothing hangs.
             self.beat.within(STEP_MAX);
-            let group = self.backlog.first(GROUP_MAX);
+            let group = self.backlog.first(most);
             let count = group.len();
             match self.writer.commit(group) {
                 Ok(()) => {
                     self.outlets.telemetry.committed(count, clock::instant().saturating_duration_since(begun));
                     let messages = self.backlog.written(count, begun);
                     self.post(&messages);
+                }
+                // One of them contradicts what is stored; the others do not suffer for it.
+                Err(error) if is_final(&error) && count > 1 => {
+                    tracing::debug!(%error, "the changes of this group are written one by one");
+                    most = 1;
+                }
+                Err(error) if is_final(&error) && self.backlog.strip_first() => {
+                    tracing::error!(%error, "an observation is not stored, because of what is stored before it");
+                    most = GROUP_MAX;
                 }
                 Err(error) if is_final(&error) => return Err(error),
                 Err(error) if self.writer.release_reserve(&error) => {
@@ -187,7 +197,7 @@ impl Beating {
     }
 }
 
-/// Whether trying again cannot help. A file found damaged is not among it: what is in memory is sound, and an agent
+/// Whether trying again cannot help: another process that reads what is there anew can. A file found damaged is not among it: what is in memory is sound, and an agent
 /// that goes on watching and telling is worth more than one that cannot start again.
 fn is_final(error: &StoreError) -> bool {
     matches!(error, StoreError::Inconsistent { .. })

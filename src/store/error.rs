@@ -140,7 +140,12 @@ pub enum StoreError {
         reason: String,
     },
     /// What was to be written contradicts what is there, or what is there cannot be understood.
-    #[error("the database {} and bongsu disagree (while {doing}): {reason}; this is a bug in bongsu or the file was edited", path.display())]
+    #[error(
+        "the database {} and bongsu disagree (while {doing}): {reason}. The file is damaged or was edited, or this is a bug \
+         in bongsu; `bongsu db check` says more. To go on, move the file with its -wal and -shm aside and restore a backup; \
+         without a file bongsu begins a new one",
+        path.display()
+    )]
     Inconsistent {
         /// The database file.
         path: PathBuf,

@@ -29,6 +29,7 @@ mod reserve;
 mod restore;
 mod roll;
 mod rows;
+mod seal;
 mod writer;
 
 #[cfg(test)]

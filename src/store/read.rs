@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     encode::{self, at_of},
     error::Fault,
+    seal,
 };
 use crate::{
     alert::Message,
@@ -179,7 +180,9 @@ pub(super) fn incidents(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        found.push(encode::from_json(&json, &format!("incident {id}"))?);
+        let incident: Incident = seal::from_json(&json, &format!("incident {id}"))?;
+        stands_under_its_number("incident", id, incident.id.0)?;
+        found.push(incident);
     }
     Ok(found)
 }
@@ -195,9 +198,19 @@ pub(super) fn messages(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        found.push(encode::from_json(&json, &format!("message {id}"))?);
+        let message: Message = seal::from_json(&json, &format!("message {id}"))?;
+        stands_under_its_number("message", id, message.id.0)?;
+        found.push(message);
     }
     Ok(found)
+}
+
+/// A number that has changed under its row would make two of one.
+fn stands_under_its_number(what: &str, row: i64, own: u64) -> Result<(), Fault> {
+    if i64::try_from(own) == Ok(row) {
+        return Ok(());
+    }
+    Err(Fault::Inconsistent(format!("{what} {own} stands under the number {row}")))
 }
 
 /// A check's name as it stands in a row.

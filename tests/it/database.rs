@@ -16,6 +16,21 @@ fn place(target: &Web) -> Place {
     Place::new("", &checks)
 }
 
+/// One check, told to a webhook.
+fn told_place(target: &Web, hook: &Web) -> Place {
+    let config = format!(
+        "channels: {{ hook: {{ webhook: {{ url: \"{}\" }} }} }}\n\
+         routes: [ {{ steps: [ {{ after: 0s, to: [hook] }} ] }} ]\n",
+        hook.url("/")
+    );
+    let checks = format!(
+        "service: web\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 100ms }} }}\n\
+         checks: [ {{ name: front, http: {{ url: \"{}\" }} }} ]\n",
+        target.url("/")
+    );
+    Place::new(&config, &checks)
+}
+
 fn text(output: &std::process::Output) -> (i32, String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code().expect("ended by itself"), text(&output.stdout), text(&output.stderr))
@@ -148,4 +163,62 @@ fn rows_that_contradict_each_other_are_found_beside_sqlites_own_check() {
         assert_eq!(code, 1, "{change}: {out}");
         assert!(out.contains(finding), "{change}: {out}");
     }
+}
+
+/// Files tried, each with one other byte changed; the store's own tests try a thousand, without a daemon around it.
+const FLIPS: usize = 25;
+
+#[test]
+fn a_daemon_with_a_changed_byte_in_its_file_says_so_or_tells_what_it_would_have_told() {
+    let (target, hook) = (Web::start(Answer::Status(503)), Web::start(Answer::Status(500)));
+    let place = told_place(&target, &hook);
+    let path = place.dir.path().join("bongsu.db");
+    {
+        let daemon = place.start();
+        let waiting = "SELECT count(*) FROM outbox WHERE state = 'pending' AND attempts > 0";
+        until("an alert waits", || place.query(waiting) == ["1"]);
+        assert_eq!(daemon.stop(), Some(0));
+    }
+    let whole = fs::read(&path).expect("own file");
+    let words = |request: &crate::harness::http::Request| {
+        let json = request.json();
+        (json["kind"].clone(), json["service"].clone(), json["cause"].clone(), request.key().to_owned())
+    };
+    let expected = words(&hook.requests()[0]);
+    hook.set(Answer::Status(200));
+    let mut random = fastrand::Rng::with_seed(11);
+    let (mut refused, mut told) = (0, 0);
+    for flip in 0..FLIPS {
+        let mut damaged = whole.clone();
+        let offset = random.usize(..whole.len());
+        damaged[offset] ^= 1 << random.u8(..8);
+        fs::write(&path, &damaged).expect("own file");
+        for suffix in ["db-wal", "db-shm"] {
+            let _ = fs::remove_file(path.with_extension(suffix));
+        }
+        let before = hook.accepted().len();
+        let daemon = place.spawn();
+        until("it tells what waits, or ends", || hook.accepted().len() > before || !daemon.alive());
+        if daemon.alive() {
+            told += 1;
+            assert_eq!(daemon.stop(), Some(0), "flip {flip} at {offset}: {}", daemon.log());
+        } else {
+            refused += 1;
+            let log = daemon.log();
+            assert!(log.contains("restore") && log.contains("bongsu.db"), "flip {flip} at {offset}: {log}");
+        }
+        assert!(
+            !daemon.log().contains("panicked") && !daemon.log().contains("a bug in"),
+            "flip {flip}: {}",
+            daemon.log()
+        );
+        for request in &hook.accepted()[before..] {
+            let told = words(request);
+            // Killed between two tries the same alert comes again, under the same key; nothing else may come.
+            assert_eq!(told, expected, "flip {flip} at {offset}: {}", daemon.log());
+        }
+    }
+    println!("{refused} of {FLIPS} were refused, {told} went on");
+    assert_eq!(refused + told, FLIPS);
+    assert!(told > 0);
 }

@@ -195,6 +195,19 @@ fn when_everything_matters_the_latest_of_each_stays() {
 }
 
 #[test]
+fn what_contradicts_the_store_loses_its_observation_and_nothing_else() {
+    let mut b = Backlog::default();
+    b.hold(vec![state(1, 0), seen(1, 1), told(1, MessageState::Pending)]);
+    assert!(b.strip_first(), "a change of state with its observation");
+    assert!(b.commits[0].state.is_some() && b.commits[0].observation.is_none() && b.len() == 3);
+    assert!(!b.strip_first(), "what is left of it must be written");
+    b.written(1, crate::clock::instant());
+    assert!(b.strip_first() && b.len() == 1, "nothing was left");
+    assert!(!b.strip_first() && b.len() == 1, "an alert is never dropped");
+    assert_eq!(b.dropped(), 2);
+}
+
+#[test]
 fn timelines_have_a_bound_of_their_own() {
     let mut b = Backlog::default();
     for n in 0..30_000 {

@@ -6,10 +6,12 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
+
 use super::{KEEP, NOW, Place, at, check, keeping::GENERATED, observed, watched};
 use crate::{
     observation::{Kind, Outcome, Phase, Reason},
-    store::{Cursor, Finding, IncidentQuery, Reader, StoreError, Writer},
+    store::{Cursor, Finding, IncidentQuery, Reader, Restored, StoreError, Writer},
     value::Timestamp,
 };
 
@@ -36,20 +38,50 @@ fn filled(place: &Place) {
     super::maintain(&mut writer, NOW, &KEEP);
 }
 
+fn restore(writer: &mut Writer) -> Result<Restored, StoreError> {
+    writer.restore(at(90_000), &[watched("mail/c1", 30), watched("mail/round-trip", 30)])
+}
+
+/// No alert and nothing a check goes on from is other than it was written; whether something is there that was not, or
+/// is not that was.
+fn is_other(restored: &Restored, whole: &Restored) -> bool {
+    for incident in &restored.incidents {
+        let was = whole.incidents.iter().find(|i| i.id == incident.id);
+        assert!(was.is_none_or(|was| was == incident), "an incident has changed: {incident:?}");
+    }
+    for message in &restored.messages {
+        let was = whole.messages.iter().find(|m| m.id == message.id);
+        assert!(was.is_none_or(|was| was == message), "a message has changed: {message:?}");
+    }
+    for (check, state) in &restored.states {
+        let was = whole.states.get(check);
+        // A further key is what a damaged name of the seal leaves, and nobody asks for it.
+        let has = |(key, value): (&String, &Value)| state.memory.get(key) == Some(value);
+        let is_whole = was.is_none_or(|was| was.memory.as_object().is_none_or(|o| o.iter().all(has)));
+        assert!(is_whole, "what {check} goes on from has changed: {state:?}");
+    }
+    assert!(restored.next_incident >= whole.next_incident, "a number of an incident would be given again");
+    assert!(restored.next_message >= whole.next_message, "a number of a message would be given again");
+    restored.incidents != whole.incidents
+        || restored.messages != whole.messages
+        || !restored.states.keys().eq(whole.states.keys())
+        || restored.vantage != whole.vantage
+}
+
 /// Everything a daemon and its commands do with a file; whether anything was noticed. Generated rows are not all as a
-/// core would make them: `usual` is what is found without any damage.
-fn live(path: &Path, usual: &[Finding]) -> bool {
-    let mut noticed = false;
+/// core would make them: `usual` is what is found without any damage, `whole` what is restored.
+fn live(path: &Path, usual: &[Finding], whole: Option<&Restored>) -> bool {
+    let (mut noticed, mut other) = (false, false);
     let mut note = |failed: bool| noticed |= failed;
     match Writer::open(path, NOW) {
-        Err(_) => note(true),
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            note(true);
+        }
         Ok(mut writer) => {
-            match writer.restore(at(90_000), &[watched("mail/c1", 30), watched("mail/round-trip", 30)]) {
+            match restore(&mut writer) {
                 Err(_) => note(true),
-                Ok(restored) => {
-                    let text = format!("{restored:?}");
-                    assert!(!text.is_empty());
-                }
+                Ok(restored) => other = whole.is_some_and(|whole| is_other(&restored, whole)),
             }
             note(writer.resume(&check("mail/round-trip")).is_err());
             for s in 0..3 {
@@ -60,7 +92,9 @@ fn live(path: &Path, usual: &[Finding]) -> bool {
             note(writer.maintain(at(400_000), &KEEP).is_err());
         }
     }
-    noticed | read(path, usual)
+    noticed |= read(path, usual);
+    assert!(noticed || !other, "something is missing, and nobody notices");
+    noticed
 }
 
 fn read(path: &Path, usual: &[Finding]) -> bool {
@@ -104,11 +138,20 @@ fn a_flipped_bit_is_noticed_or_harmless() {
     let place = fast_place();
     filled(&place);
     let whole = fs::read(&place.path).expect("read");
-    live(&place.path, &[]);
+    live(&place.path, &[], None);
     let usual = place.reader().check().expect("a check").findings;
     assert!(usual.iter().all(|f| GENERATED.contains(&f.rule)), "{usual:?}");
-    fs::write(&place.path, &whole).expect("written");
-    assert!(!live(&place.path, &usual), "nothing is wrong with it before");
+    let anew = |bytes: &[u8]| {
+        fs::write(&place.path, bytes).expect("written");
+        for suffix in ["db-wal", "db-shm"] {
+            let _ = fs::remove_file(place.path.with_extension(suffix));
+        }
+    };
+    anew(&whole);
+    let restored = restore(&mut place.writer()).expect("it is whole");
+    assert!(restored.incidents.len() > 1 && restored.messages.len() > 1 && restored.states.len() > 1);
+    anew(&whole);
+    assert!(!live(&place.path, &usual, Some(&restored)), "nothing is wrong with it before");
     let seed = std::env::var("BONGSU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(7);
     let mut random = fastrand::Rng::with_seed(seed);
     let begun = crate::clock::instant();
@@ -118,11 +161,8 @@ fn a_flipped_bit_is_noticed_or_harmless() {
         let offset = if flip % 10 == 0 { random.usize(..4_096) } else { random.usize(..whole.len()) };
         let mut damaged = whole.clone();
         damaged[offset] ^= 1 << random.u8(..8);
-        fs::write(&place.path, &damaged).expect("written");
-        for suffix in ["db-wal", "db-shm"] {
-            let _ = fs::remove_file(place.path.with_extension(suffix));
-        }
-        let found = std::panic::catch_unwind(|| live(&place.path, &usual));
+        anew(&damaged);
+        let found = std::panic::catch_unwind(|| live(&place.path, &usual, Some(&restored)));
         let found = found.unwrap_or_else(|_| panic!("seed {seed}, flip {flip} at {offset}: a panic"));
         noticed += usize::from(found);
         of_head += usize::from(found && offset < 4_096);

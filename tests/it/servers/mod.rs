@@ -18,6 +18,7 @@ mod receiving;
 mod scarcity;
 mod scenarios;
 mod smtp;
+mod starving;
 mod thousand;
 mod time;
 mod tls_tcp;

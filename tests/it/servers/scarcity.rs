@@ -1,7 +1,8 @@
 //! The daemon on a disk that is full, fails or is held by another, and with too few descriptors: it never ends, never
 //! calls anything down that works, tells what it must, and recovers without a hand.
 //!
-//! A small tmpfs needs root to be mounted; the system calls fail by strace's injection.
+//! A small tmpfs needs root to be mounted; the system calls fail by strace's injection. What else can be short is in
+//! `starving.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -31,10 +32,10 @@ use crate::harness::{
 const DISK_BYTES: &str = "24m";
 
 /// A file system of its own, gone when dropped.
-struct Disk(PathBuf);
+pub(super) struct Disk(pub(super) PathBuf);
 
 impl Disk {
-    fn mount(at: PathBuf) -> Self {
+    pub(super) fn mount(at: PathBuf) -> Self {
         fs::create_dir_all(&at).expect("own directory");
         let options = format!("size={DISK_BYTES},mode=777");
         let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).status();
@@ -95,18 +96,18 @@ impl Drop for Filling {
 }
 
 /// One check of a web server, told to a webhook, with the database in a directory of its own.
-struct Story {
-    place: Place,
-    target: Web,
-    hook: Web,
+pub(super) struct Story {
+    pub(super) place: Place,
+    pub(super) target: Web,
+    pub(super) hook: Web,
 }
 
 impl Story {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::with_checks(1)
     }
 
-    fn with_checks(checks: usize) -> Self {
+    pub(super) fn with_checks(checks: usize) -> Self {
         let (target, hook) = (Web::start(Answer::Status(200)), Web::start(Answer::Status(200)));
         let dir = harness::scratch();
         let config = format!(
@@ -131,20 +132,24 @@ impl Story {
         self.place.dir.path().join("db/bongsu.db")
     }
 
-    fn start(&self) -> Daemon {
+    pub(super) fn start(&self) -> Daemon {
         let daemon = self.place.start();
-        until("the checks are up", || {
-            self.status()["counts"]["down"].is_null() && self.status()["counts"]["up"].is_u64()
-        });
+        self.until_up();
         daemon
     }
 
-    fn status(&self) -> Value {
+    pub(super) fn until_up(&self) {
+        until("the checks are up", || {
+            self.status()["counts"]["down"].is_null() && self.status()["counts"]["up"].is_u64()
+        });
+    }
+
+    pub(super) fn status(&self) -> Value {
         self.place.json(&["status"])
     }
 
     /// One column of a query, as text; nothing when it cannot be asked.
-    fn query(&self, sql: &str) -> Vec<String> {
+    pub(super) fn query(&self, sql: &str) -> Vec<String> {
         let ask = || -> rusqlite::Result<Vec<String>> {
             let database = Connection::open(self.db())?;
             database.busy_timeout(Duration::from_secs(5))?;
@@ -155,19 +160,19 @@ impl Story {
         ask().unwrap_or_default()
     }
 
-    fn count(&self, sql: &str) -> usize {
+    pub(super) fn count(&self, sql: &str) -> usize {
         let text = self.query(sql).pop().unwrap_or_default();
         text.trim_start_matches("Integer(").trim_end_matches(')').parse().unwrap_or(0)
     }
 
     /// How often each kind of message came, each under how many keys.
-    fn told(&self, kind: &str) -> (usize, usize) {
+    pub(super) fn told(&self, kind: &str) -> (usize, usize) {
         let all: Vec<_> = self.hook.accepted().into_iter().filter(|r| r.json()["kind"] == kind).collect();
         let keys: std::collections::BTreeSet<_> = all.iter().map(|r| r.key().to_owned()).collect();
         (all.len(), keys.len())
     }
 
-    fn outage(&self, number: usize) {
+    pub(super) fn outage(&self, number: usize) {
         let begun = std::time::Instant::now();
         self.target.set(Answer::Status(503));
         until("the problem is told", || self.told("problem").0 >= number);
@@ -177,7 +182,7 @@ impl Story {
     }
 
     /// Every incident closed, told once at each end, written, and nothing wrong with the file.
-    fn all_is_written(&self, incidents: usize) {
+    pub(super) fn all_is_written(&self, incidents: usize) {
         until("all is written", || {
             self.count("SELECT count(*) FROM incidents WHERE state = 'closed'") == incidents
                 && self.count("SELECT count(*) FROM outbox WHERE state = 'delivered'") == 2 * incidents
@@ -198,7 +203,7 @@ impl Story {
     }
 }
 
-fn times(daemon: &Daemon, text: &str) -> usize {
+pub(super) fn times(daemon: &Daemon, text: &str) -> usize {
     daemon.log().matches(text).count()
 }
 
@@ -253,7 +258,9 @@ fn a_disk_without_any_space_stops_neither_watching_nor_telling_nor_answering() {
     let reload = story.place.run(&["incidents", "list"]);
     assert!(String::from_utf8_lossy(&reload.stdout).contains("#1"), "incidents answer too");
     daemon.signal("HUP");
-    until("a reload is refused", || daemon.log().contains("while the store does not write"));
+    until("a reload is put off", || {
+        daemon.log().contains("as soon as the store writes again, without a further reload")
+    });
     story.target.set(Answer::Status(200));
     until("the recovery is told", || story.told("recovery").0 == 1);
     story.outage(2);
@@ -263,6 +270,7 @@ fn a_disk_without_any_space_stops_neither_watching_nor_telling_nor_answering() {
     drop(filling);
     disk.free();
     until("it writes again", || daemon.log().contains("the store writes again"));
+    until("the reload is made up for", || daemon.log().contains("configuration reloaded"));
     story.all_is_written(2);
     assert_eq!(story.count("SELECT count(*) FROM incident_timeline WHERE entry = 'acknowledged'"), 1);
     assert!(story.status()["store"].is_null());
@@ -399,12 +407,15 @@ fn another_program_that_holds_the_database_delays_no_alert() {
     let daemon = story.start();
     let other = Connection::open(story.db()).expect("own database");
     other.execute_batch("BEGIN IMMEDIATE").expect("the lock");
+    let locked = std::time::Instant::now();
     story.outage(1);
+    std::thread::sleep(Duration::from_secs(60).saturating_sub(locked.elapsed()));
+    story.outage(2);
     assert!(daemon.log().contains("another program keeps the database"), "{}", daemon.log());
     assert_eq!(story.status()["daemon"], true);
     other.execute_batch("ROLLBACK").expect("given back");
     until("it writes again", || daemon.log().contains("the store writes again"));
-    story.all_is_written(1);
+    story.all_is_written(2);
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
