@@ -5,7 +5,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -156,6 +159,7 @@ fn is_caught_up_with(ran: Timestamp, at: Timestamp, now: Timestamp) -> bool {
 struct Written {
     check: CheckName,
     jobs: mpsc::Sender<Job>,
+    behind: Arc<AtomicBool>,
 }
 
 impl Journal for Written {
@@ -169,6 +173,10 @@ impl Journal for Written {
             }
         })
     }
+
+    fn keeps_up(&self) -> bool {
+        !self.behind.load(Ordering::Acquire)
+    }
 }
 
 /// What a check's task works with.
@@ -180,6 +188,8 @@ pub(crate) struct Runner {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) beat: Beat,
     pub(crate) sight: Arc<Vantage>,
+    /// Whether the store does not write.
+    pub(crate) behind: Arc<AtomicBool>,
 }
 
 impl Runner {
@@ -215,7 +225,8 @@ impl Runner {
             }
             Ok(_) | Err(_) => return,
         };
-        let journal = Arc::new(Written { check: self.check.name.clone(), jobs: self.jobs.clone() });
+        let (check, jobs, behind) = (self.check.name.clone(), self.jobs.clone(), self.behind.clone());
+        let journal = Arc::new(Written { check, jobs, behind });
         let past = Past {
             key: Key::new(&resumed.key),
             sequence: resumed.sequence,

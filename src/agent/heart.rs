@@ -128,6 +128,8 @@ pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
     pub(crate) standing: watch::Receiver<Standing>,
+    /// Whether the store does not write.
+    pub(crate) behind: Arc<AtomicBool>,
     /// The isolation in which an earlier run ended.
     pub(crate) isolation: Option<Isolation>,
     stop: Arc<AtomicBool>,
@@ -150,11 +152,12 @@ impl Heart {
         let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stopped, behind) = (stop.clone(), Arc::new(AtomicBool::new(false)));
+        let shown = behind.clone();
         let thread = thread::Builder::new()
             .name("core".into())
             .spawn(move || {
-                let outlets = Outlets { board, telemetry, timeout, stand };
+                let outlets = Outlets { board, telemetry, timeout, stand, behind: shown };
                 let beating = match Beating::open(&path, setup, outlets, &pulse) {
                     Ok(beating) => {
                         let _ = opened.send(Ok(beating.core.isolation().copied()));
@@ -175,7 +178,7 @@ impl Heart {
             .map_err(|e| AgentError::Heart(e.to_string()))?;
         let isolation =
             open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, standing, isolation, stop, end, thread: Some(thread) })
+        Ok(Self { jobs, next_timeout, standing, behind, isolation, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -204,6 +207,7 @@ pub(super) struct Outlets {
     pub(super) telemetry: Arc<Telemetry>,
     pub(super) timeout: watch::Sender<Option<Timestamp>>,
     stand: watch::Sender<Standing>,
+    pub(super) behind: Arc<AtomicBool>,
 }
 
 /// What lives on the thread.

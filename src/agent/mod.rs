@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     vantage: Name,
     sight: Arc<Vantage>,
     jobs: tokio::sync::mpsc::Sender<Job>,
+    /// Whether the store does not write.
+    behind: Arc<AtomicBool>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
     pulse: Arc<Pulse>,
@@ -222,6 +224,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, Un
         vantage: config.agent.name.clone(),
         sight,
         jobs: heart.jobs.clone(),
+        behind: heart.behind.clone(),
         board,
         telemetry,
         pulse,
@@ -354,6 +357,7 @@ impl Shared {
                 permits: permits.clone(),
                 beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
                 sight: self.sight.clone(),
+                behind: self.behind.clone(),
             };
             let handle = tokio::spawn(runner.run(first, stopped));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });

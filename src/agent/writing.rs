@@ -5,6 +5,8 @@
 //! nobody up: it is tried again with growing pauses, commands and checks are answered from memory meanwhile, and the
 //! log says it once for each kind of failure.
 
+use std::sync::atomic::Ordering;
+
 use super::heart::{Beating, STEP_MAX};
 use crate::{
     alert::Message,
@@ -36,6 +38,7 @@ impl Beating {
             self.write_all()?;
         }
         self.tell_without_rows();
+        self.outlets.behind.store(self.backlog.trouble().is_some(), Ordering::Release);
         self.outlets.telemetry.unwritten(self.backlog.len(), self.backlog.dropped());
         Ok(())
     }
