@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
-//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels. Each part
-//! promises by when it is heard of again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
+//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels; unless the
+//! store does not write for so long that telling is worth more (`backlog.rs`). Each part promises by when it is heard of
+//! again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
 
 mod backlog;
 mod board;
