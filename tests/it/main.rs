@@ -11,6 +11,7 @@ mod config;
 mod database;
 mod demo;
 mod documents;
+mod hostile;
 mod kills;
 mod reference;
 mod servers;

@@ -16,6 +16,9 @@ use crate::{
 /// Longest head of an answer; web servers themselves allow about as much for a request.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
 
+/// The empty line.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
 /// Bytes asked for in one read.
 const READ_BYTES: usize = 4 * 1024;
 
@@ -78,10 +81,13 @@ pub async fn upgrade(cx: &mut Attempt, stream: &mut Stream, request: &Request) -
     stream.write_all(written(request, &key).as_bytes()).await.map_err(|e| cx.io(&e))?;
     stream.flush().await.map_err(|e| cx.io(&e))?;
     let mut bytes = Vec::new();
+    // Where the search for the end goes on: a head that comes byte by byte is not searched anew for each.
+    let mut searched = 0;
     let end = loop {
-        if let Some(end) = head_end(&bytes) {
-            break end;
+        if let Some(end) = head_end(&bytes[searched..]) {
+            break searched + end;
         }
+        searched = bytes.len().saturating_sub(HEAD_END.len() - 1);
         if !b"HTTP/1.".starts_with(&bytes[..bytes.len().min(7)]) {
             let text = format!("what answers is no HTTP server: \"{}\"", shown(&bytes));
             return Err(cx.fail(Kind::Protocol, text));
@@ -157,7 +163,7 @@ fn written(request: &Request, key: &str) -> String {
 
 /// Where the head ends, its empty line included.
 fn head_end(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(4).position(|w| w == b"\r\n\r\n").map(|at| at + 4)
+    bytes.windows(HEAD_END.len()).position(|window| window == HEAD_END).map(|at| at + HEAD_END.len())
 }
 
 fn shown(bytes: &[u8]) -> String {
@@ -176,6 +182,19 @@ fn parsed(bytes: &[u8]) -> Option<Head> {
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
     Some(Head { status, line, headers })
+}
+
+/// What fuzzing feeds to this module.
+pub fn fuzz(data: &[u8]) {
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    let end = head_end(data).unwrap_or(data.len());
+    let Some(head) = parsed(&data[..end]) else { return };
+    for asked in [&[][..], &["chat".to_owned()]] {
+        match judged(&head, &data[end..], KEY, asked) {
+            Ok(agreed) => assert!(head.status == 101 && agreed.is_none_or(|a| asked.contains(&a))),
+            Err((_, text)) => assert!(!text.is_empty()),
+        }
+    }
 }
 
 /// The answer to a key (section 4.2.2, 5.4).

@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod accounts;
+mod crashes;
 mod delivery;
 mod dns;
 mod email;
@@ -13,6 +14,7 @@ mod lmtp;
 mod mail;
 mod mangling;
 mod mqtt;
+mod oauth;
 mod pop3;
 mod receiving;
 mod scarcity;
