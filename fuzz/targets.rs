@@ -24,7 +24,7 @@ use bongsu::{
     },
     schedule::Cron,
     value::{CheckName, Masker, Name, Ratio, Secret, TimeSpan, Timestamp},
-    web::control::{Control, Refusal, Reloaded, StatusReport, Tested},
+    web::control::{Control, Refusal, Reloaded, StatusReport, Taken, Tested},
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -451,18 +451,18 @@ impl Control for Agent {
         _: bongsu::incident::IncidentId,
         by: String,
         note: String,
-    ) -> protocol::Boxed<'_, Result<(), Refusal>> {
+    ) -> protocol::Boxed<'_, Result<Taken, Refusal>> {
         assert!(!by.is_empty() && !(by + &note).contains('\n'));
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(std::future::ready(Ok(Taken::default())))
     }
     fn note(
         &self,
         _: bongsu::incident::IncidentId,
         by: String,
         text: String,
-    ) -> protocol::Boxed<'_, Result<(), Refusal>> {
+    ) -> protocol::Boxed<'_, Result<Taken, Refusal>> {
         assert!(!by.is_empty() && !text.is_empty() && !text.contains('\n'));
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(std::future::ready(Ok(Taken::default())))
     }
     fn test_channel(&self, name: Name) -> protocol::Boxed<'_, Result<Tested, Refusal>> {
         Box::pin(std::future::ready(Err(Refusal::NotFound(name.to_string()))))

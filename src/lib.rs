@@ -58,7 +58,8 @@
 //! - A protocol never sets a deadline, retries, logs or decides how bad something is: its caller does.
 //! - A failing target is never an `Err`: it is an observation. What could not be told is `unknown`, neither good nor
 //!   bad. A wrong configuration is refused at load and never becomes either.
-//! - No message is sent before its row is written, and none is marked delivered before its receiver said yes.
+//! - No message is sent before its row is written (but where the store does not write at all: `src/agent/backlog.rs`),
+//!   and none is marked delivered before its receiver said yes.
 //! - Nothing waits without an end and nothing grows without a bound: each limit is a constant that says why.
 //! - A secret never reaches a log, an error, the database or a transcript.
 //!

@@ -85,6 +85,8 @@ pub struct Telemetry {
     commit_events: Histogram,
     commit_seconds: Histogram,
     queue_length: Family<Label, Gauge>,
+    unwritten: Gauge,
+    dropped: Gauge,
     outbox_messages: Gauge,
     outbox_oldest_seconds: Gauge<f64, AtomicU64>,
     notifications: Family<ChannelLabels, Counter>,
@@ -130,6 +132,8 @@ impl Telemetry {
             commit_events: Histogram::new(exponential_buckets(1.0, 2.0, 13)),
             commit_seconds: latencies(),
             queue_length: Family::default(),
+            unwritten: Gauge::default(),
+            dropped: Gauge::default(),
             outbox_messages: Gauge::default(),
             outbox_oldest_seconds: Gauge::default(),
             notifications: Family::default(),
@@ -157,6 +161,9 @@ impl Telemetry {
         let commit_seconds = self.commit_seconds.clone();
         r.register_with_unit("commit", "Time one transaction took", Unit::Seconds, commit_seconds);
         r.register("queue_length", "What waits, by queue", self.queue_length.clone());
+        r.register("store_unwritten", "Changes that wait because the store does not write", self.unwritten.clone());
+        let dropped = self.dropped.clone();
+        r.register("store_dropped", "Observations dropped since the store stopped writing", dropped);
         r.register("outbox_messages", "Messages that are not settled", self.outbox_messages.clone());
         let oldest = self.outbox_oldest_seconds.clone();
         r.register_with_unit("outbox_oldest", "Age of the oldest message not settled", Unit::Seconds, oldest);
@@ -199,6 +206,12 @@ impl Telemetry {
         let mut tally = self.tally();
         tally.commit_events += events as u64;
         tally.commit_took = tally.commit_took.saturating_add(took);
+    }
+
+    /// So many changes wait for the store to write again, and so many observations were dropped meanwhile.
+    pub fn unwritten(&self, waiting: usize, dropped: u64) {
+        self.unwritten.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.dropped.set(i64::try_from(dropped).unwrap_or(i64::MAX));
     }
 
     /// A queue has this length now.
@@ -245,7 +258,7 @@ impl Telemetry {
         self.clock_jumps.inc();
     }
 
-    /// An observation was made void, by `isolation` or `clock`.
+    /// An observation was made void, by `isolation`, `stall` or `clock`.
     pub fn void(&self, cause: &'static str) {
         self.void.get_or_create(&[("cause", cause)]).inc();
     }
@@ -402,6 +415,7 @@ mod tests {
         t.committed(3, Duration::from_millis(4));
         t.committed(1, Duration::from_millis(2));
         t.queue(Queue::Commits, 7);
+        t.unwritten(5, 4);
         t.outbox(2, Some(Timestamp::from_millis(1_000)));
         t.notified(&name("ops"), &Attempted::Delivered);
         t.notified(&name("ops"), &Attempted::Retry { error: "503".into(), retry_after: None });
@@ -423,6 +437,8 @@ mod tests {
             "bongsu_commit_events_sum 4.0",
             "bongsu_commit_seconds_count 2",
             "bongsu_queue_length{queue=\"commits\"} 7",
+            "bongsu_store_unwritten 5",
+            "bongsu_store_dropped 4",
             "bongsu_outbox_messages 2",
             "bongsu_outbox_oldest_seconds 60.0",
             "bongsu_notifications_total{channel=\"ops\",result=\"delivered\"} 1",

@@ -1,7 +1,8 @@
 //! What is committed and still to be sent, as the channels' tasks see it.
 //!
-//! The board is written by the core's thread, after the transaction that holds the message: so nothing is sent before
-//! its row exists. Results go back as events.
+//! The board is written by the core's thread: a new message after the transaction that holds it, so that nothing is sent
+//! before its row exists, unless the store does not write for so long that telling is worth more. Results go back as
+//! events.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -5,7 +5,10 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -131,10 +134,13 @@ fn is_caught_up_with(ran: Timestamp, at: Timestamp, now: Timestamp) -> bool {
     at <= now && now.since(at) < at.since(ran) / 2
 }
 
-/// Writes down what a check is about to send.
+/// Writes down what a check is about to send. While the store does not write, it says so at once, and the check sends all
+/// the same: a delivery that is not watched because of the monitor's own disk would be worse than one whose messages
+/// nobody knows should the agent end before it is written. Those are no loss to the next run: it never heard of them.
 struct Written {
     check: CheckName,
     jobs: mpsc::Sender<Job>,
+    behind: Arc<AtomicBool>,
 }
 
 impl Journal for Written {
@@ -142,10 +148,15 @@ impl Journal for Written {
         Box::pin(async move {
             let event = Event::Sending { check: self.check.clone(), flights };
             match heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
+                Ok(Reply::Done { unwritten: Some(why) }) => Err(why),
                 Ok(_) => Ok(()),
                 Err(error) => Err(error.to_string()),
             }
         })
+    }
+
+    fn keeps_up(&self) -> bool {
+        !self.behind.load(Ordering::Acquire)
     }
 }
 
@@ -158,6 +169,8 @@ pub(crate) struct Runner {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) beat: Beat,
     pub(crate) sight: Arc<Vantage>,
+    /// Whether the store does not write.
+    pub(crate) behind: Arc<AtomicBool>,
 }
 
 impl Runner {
@@ -193,7 +206,8 @@ impl Runner {
             }
             Ok(_) | Err(_) => return,
         };
-        let journal = Arc::new(Written { check: self.check.name.clone(), jobs: self.jobs.clone() });
+        let (check, jobs, behind) = (self.check.name.clone(), self.jobs.clone(), self.behind.clone());
+        let journal = Arc::new(Written { check, jobs, behind });
         let past = Past {
             key: Key::new(&resumed.key),
             sequence: resumed.sequence,
@@ -330,15 +344,18 @@ impl Runner {
         next_run(&self.check.schedule, &self.check.name, clock::now(), ran.at, second).map(Due::new)
     }
 
-    /// Makes an observation void that the agent itself explains: by its isolation, or because the clocks parted while it
-    /// was made. Returns whether it did.
+    /// Makes an observation void that the agent itself explains: by its isolation, because it stood still, or because the
+    /// clocks parted while it was made. Returns whether it did.
     async fn judge(&self, observation: &mut Observation, begun: Instant, clocks: &Reading) -> bool {
-        let why = match vantage::excuse_of(observation) {
+        let excuse = vantage::excuse_of(observation);
+        // Before anything is waited for.
+        let stalled = if excuse == Excuse::None { None } else { self.sight.why_stalled(begun) };
+        let why = match excuse {
             Excuse::None => None,
             Excuse::Ask => self.sight.why_void(begun, true).await,
             Excuse::IfIsolated => self.sight.why_void(begun, false).await,
         };
-        let why = why.map(|why| ("isolation", why));
+        let why = why.map(|why| ("isolation", why)).or(stalled.map(|why| ("stall", why)));
         let jump = || self.sight.jump_since(begun, clocks).map(|jump| ("clock", format!("{jump} during the attempt")));
         let Some((cause, why)) = why.or_else(jump) else { return false };
         vantage::void(observation, &why);
@@ -350,15 +367,17 @@ impl Runner {
     async fn judge_fate(&self, correction: &mut Correction) {
         let age = clock::now().since(correction.observed_at);
         // Older than this machine's running time: then as old as can be told.
-        let begun = || clock::instant().checked_sub(age).unwrap_or_else(clock::instant);
-        let why = match vantage::excuse_of_fate(correction) {
+        let begun = clock::instant().checked_sub(age).unwrap_or_else(clock::instant);
+        let excuse = vantage::excuse_of_fate(correction);
+        let stalled = if excuse == Excuse::None { None } else { self.sight.why_stalled(begun) };
+        let why = match excuse {
             Excuse::None => None,
-            Excuse::Ask => self.sight.why_void(begun(), true).await,
-            Excuse::IfIsolated => self.sight.why_void(begun(), false).await,
+            Excuse::Ask => self.sight.why_void(begun, true).await,
+            Excuse::IfIsolated => self.sight.why_void(begun, false).await,
         };
-        if let Some(why) = why {
+        if let Some((cause, why)) = why.map(|why| ("isolation", why)).or(stalled.map(|why| ("stall", why))) {
             vantage::void_fate(correction, &why);
-            self.telemetry.void("isolation");
+            self.telemetry.void(cause);
         }
     }
 

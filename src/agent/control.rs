@@ -12,15 +12,16 @@ use crate::{
     incident::IncidentId,
     protocol::Boxed,
     value::Name,
-    web::control::{Control, Refusal, Reloaded, StatusReport, Tested},
+    web::control::{Control, Refusal, Reloaded, StatusReport, Taken, Tested},
 };
 
 impl Shared {
-    async fn person(&self, event: Event) -> Result<(), Refusal> {
+    async fn person(&self, event: Event) -> Result<Taken, Refusal> {
         match heart::ask(&self.jobs, |reply| Job::Event { event, reply: Some(reply) }).await {
             Ok(Reply::Refused(refused @ Refused::NoSuchIncident(_))) => Err(Refusal::NotFound(refused.to_string())),
             Ok(Reply::Refused(refused)) => Err(Refusal::Conflict(refused.to_string())),
-            Ok(_) => Ok(()),
+            Ok(Reply::Done { unwritten }) => Ok(Taken { warning: unwritten }),
+            Ok(_) => Ok(Taken::default()),
             Err(error) => Err(Refusal::Own(error.to_string())),
         }
     }
@@ -29,9 +30,9 @@ impl Shared {
 impl Control for Shared {
     fn status(&self) -> Boxed<'_, StatusReport> {
         Box::pin(async {
-            let checks = match heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
-                Ok(Reply::Status(checks)) => checks,
-                _ => Vec::new(),
+            let (checks, store) = match heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
+                Ok(Reply::Status(checks, store)) => (checks, store),
+                _ => (Vec::new(), None),
             };
             let now = clock::now();
             StatusReport {
@@ -45,15 +46,16 @@ impl Control for Shared {
                 vantage: self.sight.status(),
                 metrics: self.telemetry.snapshot(now),
                 reload_error: self.reload_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                store,
             }
         })
     }
 
-    fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<(), Refusal>> {
+    fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<Taken, Refusal>> {
         Box::pin(self.person(Event::Acknowledge { incident: id, by, note }))
     }
 
-    fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<(), Refusal>> {
+    fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<Taken, Refusal>> {
         Box::pin(self.person(Event::Note { incident: id, by, text }))
     }
 

@@ -1,8 +1,9 @@
 //! The thread on which the core decides and the store writes.
 //!
 //! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
-//! and writes all commits in one transaction; only then it answers, and shows the messages to the channels. When the
-//! store cannot write, nothing is answered and nothing is sent: the group is tried again until it is written.
+//! and writes all commits in one transaction; then it answers, and shows the messages to the channels. When the store
+//! cannot write, what is decided waits in memory, everybody is answered from there, and writing is tried again:
+//! `writing.rs` says how.
 
 use std::{
     collections::HashMap,
@@ -22,10 +23,12 @@ use tokio::sync::{
 
 use super::{
     AgentError,
+    backlog::Backlog,
     board::Board,
     past::{rename, restore},
     pulse::{Beat, Part, Pulse},
     service::Standing,
+    writing::GROUP_MAX,
 };
 use crate::{
     clock,
@@ -35,26 +38,23 @@ use crate::{
     store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
-    web::control::{CheckStatus, LastSeen},
+    web::control::{CheckStatus, LastSeen, StoreTrouble},
 };
 
 /// Most jobs waiting; beyond it those who have something to tell wait, so memory is bounded when the disk hangs.
 pub(crate) const JOBS_MAX: usize = 8_192;
 
-/// Most jobs of one transaction: large enough that a busy minute costs few fsyncs, small enough that an alert waits
-/// for milliseconds.
-const GROUP_MAX: usize = 512;
-
 /// Least time between two transactions: what comes meanwhile is written together. At most fifty fsyncs a second is
 /// what any disk can do beside its other work, and no alert waits for longer than this.
 const GROUP_EVERY: Duration = Duration::from_millis(20);
 
-/// Pause between tries to write a group.
-const WRITE_RETRY: Duration = Duration::from_secs(1);
+/// How often the queue is looked at while something waits to be written: nobody notices such a delay, and the thread
+/// can see to the store in between.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Longest one step of the thread may take: a transaction on a disk that stalls, or reading what thousands of checks
 /// go on from. What takes longer has hung.
-const STEP_MAX: Duration = Duration::from_secs(60);
+pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 
 /// Something for the core or the store.
 #[expect(clippy::large_enum_variant, reason = "nearly all jobs are observations; a box for each would cost more")]
@@ -93,12 +93,17 @@ impl Job {
 pub(crate) enum Reply {
     /// It is committed; the check it was about is to be asked again so soon.
     Pace(Pace),
-    /// It is committed.
-    Done,
+    /// It is committed; or it is taken and, for the reason given, not written yet.
+    Done {
+        /// Why it is not written.
+        unwritten: Option<String>,
+    },
+    /// It cannot be done as the store stands.
+    Failed(String),
     /// A person's wish was refused.
     Refused(Refused),
-    /// How all checks stand.
-    Status(Vec<CheckStatus>),
+    /// How all checks stand, and why the store does not write, if so.
+    Status(Vec<CheckStatus>, Option<StoreTrouble>),
     /// What a check goes on from; an error when the store cannot tell.
     Resumed(Result<Resumed, String>),
 }
@@ -123,6 +128,8 @@ pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
     pub(crate) standing: watch::Receiver<Standing>,
+    /// Whether the store does not write.
+    pub(crate) behind: Arc<AtomicBool>,
     /// The isolation in which an earlier run ended.
     pub(crate) isolation: Option<Isolation>,
     stop: Arc<AtomicBool>,
@@ -145,11 +152,12 @@ impl Heart {
         let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (stopped, behind) = (stop.clone(), Arc::new(AtomicBool::new(false)));
+        let shown = behind.clone();
         let thread = thread::Builder::new()
             .name("core".into())
             .spawn(move || {
-                let outlets = Outlets { board, telemetry, timeout, stand };
+                let outlets = Outlets { board, telemetry, timeout, stand, behind: shown };
                 let beating = match Beating::open(&path, setup, outlets, &pulse) {
                     Ok(beating) => {
                         let _ = opened.send(Ok(beating.core.isolation().copied()));
@@ -170,7 +178,7 @@ impl Heart {
             .map_err(|e| AgentError::Heart(e.to_string()))?;
         let isolation =
             open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, standing, isolation, stop, end, thread: Some(thread) })
+        Ok(Self { jobs, next_timeout, standing, behind, isolation, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -194,26 +202,34 @@ impl Heart {
 }
 
 /// Where the thread shows what it has committed.
-struct Outlets {
-    board: Arc<Board>,
-    telemetry: Arc<Telemetry>,
-    timeout: watch::Sender<Option<Timestamp>>,
+pub(super) struct Outlets {
+    pub(super) board: Arc<Board>,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) timeout: watch::Sender<Option<Timestamp>>,
     stand: watch::Sender<Standing>,
+    pub(super) behind: Arc<AtomicBool>,
 }
 
 /// What lives on the thread.
-struct Beating {
-    core: Core,
-    writer: Writer,
+pub(super) struct Beating {
+    pub(super) core: Core,
+    pub(super) writer: Writer,
+    pub(super) backlog: Backlog,
     setup: Setup,
-    last: HashMap<CheckName, LastSeen>,
+    pub(super) last: HashMap<CheckName, LastSeen>,
     states: HashMap<CheckName, &'static str>,
-    outlets: Outlets,
-    beat: Beat,
+    pub(super) outlets: Outlets,
+    pub(super) beat: Beat,
     /// When the latest transaction began.
-    written: Instant,
+    pub(super) written: Instant,
     /// Whether the store's upkeep stopped before it was done.
     upkeep_left: bool,
+    /// What kept the upkeep from being done, as far as it was told.
+    upkeep_error: Option<String>,
+    /// Whether it was told that no space can be set aside.
+    pub(super) reserve_told: bool,
+    /// Checks that wait for the store to say what they go on from.
+    resuming: Vec<(CheckName, oneshot::Sender<Reply>)>,
 }
 
 type Answer = (Option<oneshot::Sender<Reply>>, Answering);
@@ -235,13 +251,14 @@ impl Beating {
         let last = past
             .checks
             .iter()
-            .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
+            .filter_map(|(name, (_, observations))| Some((name.clone(), observations.last()?.into())))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
         outlets.board.hold(core.isolation().is_some());
-        let beating = Self {
+        let mut beating = Self {
             core,
             writer,
+            backlog: Backlog::default(),
             setup,
             last,
             states: HashMap::new(),
@@ -249,7 +266,11 @@ impl Beating {
             beat: pulse.begin(Part::Core, STEP_MAX),
             written: clock::instant(),
             upkeep_left: false,
+            upkeep_error: None,
+            reserve_told: false,
+            resuming: Vec::new(),
         };
+        beating.keep_reserve();
         beating.stand();
         Ok(beating)
     }
@@ -257,9 +278,9 @@ impl Beating {
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
         // Members of open incidents that left the configuration while the agent was not running.
         let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
-        self.write(&[commit], stop)?;
+        self.write(vec![commit])?;
         // Steps that fell due meanwhile.
-        self.group(vec![Job::quiet(Event::Tick)], stop)?;
+        self.group(vec![Job::quiet(Event::Tick)])?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
             self.beat.within(STEP_MAX);
             let first = match queue.try_recv() {
@@ -267,6 +288,12 @@ impl Beating {
                 // Nothing waits: time for what upkeep has left over.
                 Err(TryRecvError::Empty) if self.upkeep_left => {
                     self.maintain();
+                    continue;
+                }
+                Err(TryRecvError::Empty) if !self.backlog.is_empty() => {
+                    thread::sleep(LOOK_EVERY);
+                    self.write_if_due()?;
+                    self.resume();
                     continue;
                 }
                 Err(_) => match queue.blocking_recv() {
@@ -286,13 +313,20 @@ impl Beating {
             }
             self.outlets.telemetry.queue(Queue::Events, queue.len());
             self.beat.within(STEP_MAX);
-            self.group(jobs, stop)?;
+            self.group(jobs)?;
+        }
+        self.write_all()?;
+        if !self.backlog.is_empty() {
+            tracing::error!(
+                changes = self.backlog.len(),
+                "stopped before the store wrote again; these changes are lost"
+            );
         }
         Ok(())
     }
 
     /// Decides a group of jobs, writes it, answers.
-    fn group(&mut self, jobs: Vec<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
+    fn group(&mut self, jobs: Vec<Job>) -> Result<(), StoreError> {
         let mut commits = Vec::with_capacity(jobs.len());
         let mut answers: Vec<Answer> = Vec::with_capacity(jobs.len());
         let mut maintain = false;
@@ -314,91 +348,60 @@ impl Beating {
                 }
                 Job::Reconfigure { setup, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
-                    self.write(&commits, stop)?;
-                    commits = vec![self.reconfigure(now, setup)?];
-                    answers.push((Some(reply), Answering::Done));
+                    self.write(std::mem::take(&mut commits))?;
+                    self.write_rest()?;
+                    match self.reconfigure(now, setup) {
+                        Ok(commit) => {
+                            commits.push(commit);
+                            answers.push((Some(reply), Answering::Done));
+                        }
+                        Err(why) => drop(reply.send(Reply::Failed(why))),
+                    }
                 }
                 Job::Status { reply } => {
-                    let _ = reply.send(Reply::Status(self.status()));
+                    let _ = reply.send(Reply::Status(self.status(), self.trouble()));
                 }
                 Job::Resume { check, reply } => {
                     // What this group holds of the check is part of it.
-                    self.write(&std::mem::take(&mut commits), stop)?;
-                    let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
+                    self.write(std::mem::take(&mut commits))?;
+                    self.write_rest()?;
+                    self.resuming.push((check, reply));
+                    self.resume();
                 }
                 Job::Maintain => maintain = true,
                 Job::Knock => {}
             }
         }
-        self.write(&commits, stop)?;
+        self.write(commits)?;
         for (reply, answering) in answers {
             let Some(reply) = reply else { continue };
             let _ = reply.send(match answering {
                 Answering::Pace(check) => Reply::Pace(self.core.pace(&check)),
-                Answering::Done => Reply::Done,
+                Answering::Done => Reply::Done { unwritten: self.unwritten() },
                 Answering::Refused(refused) => Reply::Refused(refused),
             });
         }
+        self.resume();
         if maintain {
+            self.keep_reserve();
             self.maintain();
         }
         Ok(())
     }
 
-    /// Writes commits, again and again until it works; then shows what they hold.
-    fn write(&mut self, commits: &[Commit], stop: &AtomicBool) -> Result<(), StoreError> {
-        let events = commits.iter().filter(|c| !c.is_empty()).count();
-        if events > 0 {
-            let begun = clock::instant();
-            self.written = begun;
-            let mut failed = false;
-            while let Err(error) = self.writer.commit(commits) {
-                if is_final(&error) || stop.load(Ordering::Acquire) {
-                    return Err(error);
-                }
-                tracing::error!(%error, "the store does not write; trying again");
-                failed = true;
-                // To try and to be refused is progress: nothing hangs.
-                self.beat.within(STEP_MAX);
-                thread::sleep(WRITE_RETRY);
+    /// Says what checks go on from, as soon as the store holds all of it: on a disk that is full from the start, at once.
+    fn resume(&mut self) {
+        for (check, reply) in std::mem::take(&mut self.resuming) {
+            if self.backlog.concerns(&check) {
+                self.resuming.push((check, reply));
+                continue;
             }
-            if failed {
-                tracing::warn!("the store writes again");
-            }
-            self.outlets.telemetry.committed(events, clock::instant().saturating_duration_since(begun));
+            let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
         }
-        self.publish(commits, events);
-        Ok(())
-    }
-
-    fn publish(&mut self, commits: &[Commit], events: usize) {
-        let mut moved = false;
-        for commit in commits {
-            if let Some((check, observation)) = &commit.observation {
-                self.last.insert(check.clone(), last_seen(observation));
-            }
-            if let Some(row) = &commit.state {
-                moved |= self.log_state(row);
-            }
-            for line in &commit.timeline {
-                tracing::info!(incident = line.incident.0, entry = line.entry.as_str(), "{}", line.text);
-            }
-        }
-        if moved {
-            self.stand();
-        }
-        self.outlets.board.hold(self.core.isolation().is_some());
-        self.outlets.board.publish(commits.iter().flat_map(|c| &c.messages));
-        if events > 0 {
-            let (depth, oldest) = self.outlets.board.depth();
-            self.outlets.telemetry.outbox(depth, oldest);
-        }
-        let next = self.core.next_timeout();
-        self.outlets.timeout.send_if_modified(|timeout| std::mem::replace(timeout, next) != next);
     }
 
     /// Shows how many checks are in which state.
-    fn stand(&self) {
+    pub(super) fn stand(&self) {
         let states = self.core.plan().checks.keys().map(|name| self.core.state(name).map(|(state, _, _)| state));
         let standing = Standing::of(states);
         self.outlets.stand.send_if_modified(|shown| std::mem::replace(shown, standing) != *shown);
@@ -406,7 +409,7 @@ impl Beating {
 
     /// A change of state is worth a line; one to `unknown` a warning, because nobody else is told of it. Whether it is
     /// one.
-    fn log_state(&mut self, row: &StateRow) -> bool {
+    pub(super) fn log_state(&mut self, row: &StateRow) -> bool {
         if self.states.insert(row.check.clone(), row.state) == Some(row.state) {
             return false;
         }
@@ -420,9 +423,16 @@ impl Beating {
         true
     }
 
-    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, StoreError> {
-        rename(&mut self.writer, &setup.renames)?;
-        let past = restore(&mut self.writer, &setup, now)?;
+    /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
+        if let Some(trouble) = self.backlog.trouble() {
+            return Err(trouble.error.clone());
+        }
+        let mut read = || {
+            rename(&mut self.writer, &setup.renames)?;
+            restore(&mut self.writer, &setup, now)
+        };
+        let past = read().map_err(|e: StoreError| e.to_string())?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
@@ -446,29 +456,26 @@ impl Beating {
     }
 
     fn maintain(&mut self) {
+        if self.backlog.trouble().is_some() {
+            self.upkeep_left = false;
+            return;
+        }
         match self.writer.maintain(clock::now(), &self.setup.keep) {
             Ok(done) => {
                 tracing::debug!(?done, "upkeep of the store");
                 self.upkeep_left = done.more;
+                if self.upkeep_error.take().is_some() {
+                    tracing::warn!("upkeep of the store works again");
+                }
             }
             Err(error) => {
                 self.upkeep_left = false;
-                tracing::error!(%error, "upkeep of the store failed; it is tried again in a minute");
+                let told = error.to_string();
+                if self.upkeep_error.as_ref() != Some(&told) {
+                    tracing::error!(%error, "upkeep of the store failed; it is tried again each minute");
+                    self.upkeep_error = Some(told);
+                }
             }
         }
     }
-}
-
-fn last_seen(observation: &crate::observation::Observation) -> LastSeen {
-    LastSeen {
-        at: observation.at,
-        outcome: observation.outcome,
-        latency_ms: crate::observation::to_ms(observation.latency()),
-        reason: observation.reason.clone(),
-    }
-}
-
-/// Whether trying again cannot help.
-fn is_final(error: &StoreError) -> bool {
-    matches!(error, StoreError::Damaged { .. } | StoreError::Inconsistent { .. } | StoreError::NotOurs { .. })
 }

@@ -6,9 +6,11 @@
 //! ```
 //!
 //! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
-//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels. Each part
-//! promises by when it is heard of again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
+//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels; unless the
+//! store does not write for so long that telling is worth more (`backlog.rs`). Each part promises by when it is heard of
+//! again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
 
+mod backlog;
 mod board;
 mod checks;
 mod control;
@@ -16,22 +18,27 @@ mod heart;
 mod past;
 mod pulse;
 mod service;
+mod stall;
 mod trial;
 mod vantage;
+mod writing;
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job, Setup},
+    heart::{Heart, Job, Reply, Setup},
     pulse::{Part, Pulse},
     vantage::Vantage,
 };
@@ -58,6 +65,9 @@ const TASKS_STOP_MAX: Duration = Duration::from_millis(4_500);
 
 /// How often the store is given time for roll-ups and deletions.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// How often a reload that was put off looks whether the store writes again.
+const OWED_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest sleep of the clock task: a step of the wall clock is noticed within this.
 const TICK_MAX: Duration = Duration::from_secs(30);
@@ -90,12 +100,16 @@ pub(crate) struct Shared {
     vantage: Name,
     sight: Arc<Vantage>,
     jobs: tokio::sync::mpsc::Sender<Job>,
+    /// Whether the store does not write.
+    behind: Arc<AtomicBool>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
     pulse: Arc<Pulse>,
     stop: watch::Sender<bool>,
     loader: Loader,
     reload_error: Mutex<Option<String>>,
+    /// Whether a reload was put off until the store writes again.
+    reload_owed: AtomicBool,
     running: tokio::sync::Mutex<Running>,
 }
 
@@ -133,12 +147,8 @@ pub async fn run(
     mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let (shared, mut heart) =
+    let (shared, mut heart, listener) =
         service::patiently(start(config, loader), service::EXTEND_EVERY, service::starting).await?;
-    let listener = {
-        let running = shared.running.lock().await;
-        crate::web::control::listen(&running.config.agent.socket).await.map_err(AgentError::Socket)?
-    };
     let router = crate::web::control::router(shared.clone());
     let mut stopped = shared.stop.subscribe();
     let server = tokio::spawn(async move {
@@ -152,7 +162,7 @@ pub async fn run(
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
     let standing = heart.standing.clone();
     let sight = shared.sight.clone();
-    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks()) });
+    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks(), sight.watch_itself()) });
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
@@ -162,7 +172,10 @@ pub async fn run(
     let attending = tokio::spawn(service::attend(shared.pulse.clone(), shared.jobs.clone(), standing.clone()));
     let reloads = async {
         loop {
-            reload().await;
+            tokio::select! {
+                () = reload() => {}
+                () = shared.reload_is_owed() => {}
+            }
             service::reloading();
             // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
             let _ = shared.reload().await;
@@ -189,13 +202,15 @@ pub async fn run(
     result
 }
 
-async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), AgentError> {
+async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
     let now = clock::now();
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
     let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
     let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    // Before anything is asked or sent: a daemon whose socket another one has is not to do either.
+    let listener = crate::web::control::listen(&config.agent.socket).await.map_err(AgentError::Socket)?;
     let sight = Arc::new(Vantage::new(
         config.agent.canaries.clone(),
         net.clone(),
@@ -210,12 +225,14 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
         vantage: config.agent.name.clone(),
         sight,
         jobs: heart.jobs.clone(),
+        behind: heart.behind.clone(),
         board,
         telemetry,
         pulse,
         stop: watch::Sender::new(false),
         loader,
         reload_error: Mutex::new(None),
+        reload_owed: AtomicBool::new(false),
         running: tokio::sync::Mutex::new(Running {
             config: Arc::new(config),
             net,
@@ -231,7 +248,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
         shared.start_channels(&mut running);
         shared.start_checks(&mut running);
     }
-    Ok((shared, heart))
+    Ok((shared, heart, listener))
 }
 
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
@@ -341,6 +358,7 @@ impl Shared {
                 permits: permits.clone(),
                 beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
                 sight: self.sight.clone(),
+                behind: self.behind.clone(),
             };
             let handle = tokio::spawn(runner.run(first, stopped));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
@@ -360,6 +378,7 @@ impl Shared {
 
     async fn load_anew(&self) -> Result<Reloaded, String> {
         let mut running = self.running.lock().await;
+        self.reload_owed.store(false, Ordering::Release);
         let loader = self.loader.clone();
         let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);
         let result = match loaded {
@@ -386,6 +405,10 @@ impl Shared {
                 "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
             );
         }
+        // Before anything is ended for it.
+        if let Some(why) = self.store_trouble().await {
+            return Err(self.put_off(&why));
+        }
         let net = network(&config).map_err(|e| e.to_string())?;
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
         let mut counts = Reloaded::default();
@@ -408,15 +431,42 @@ impl Shared {
         // At the same time: several hung receivers cost one grace, not one each.
         futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
         let setup = setup(&config, clock::now());
-        heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply })
-            .await
-            .map_err(|e: HeartError| e.to_string())?;
+        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply }).await;
+        if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
+            // The store failed in this moment: what was ended goes on as it was.
+            self.start_channels(running);
+            self.start_checks(running);
+            return Err(self.put_off(&why));
+        }
         running.config = Arc::new(config);
         running.net = net.clone();
         self.sight.reconfigure(running.config.agent.canaries.clone(), net);
         self.start_channels(running);
         self.start_checks(running);
         Ok(counts)
+    }
+
+    /// Why the store does not write; `None` when it does.
+    async fn store_trouble(&self) -> Option<String> {
+        match heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
+            Ok(Reply::Status(_, trouble)) => trouble.map(|t| t.error),
+            _ => None,
+        }
+    }
+
+    fn put_off(&self, why: &str) -> String {
+        self.reload_owed.store(true, Ordering::Release);
+        format!("it is put in force as soon as the store writes again, without a further reload: {why}")
+    }
+
+    /// Resolves once a reload that was put off can be made.
+    async fn reload_is_owed(&self) {
+        loop {
+            tokio::time::sleep(OWED_EVERY).await;
+            if self.reload_owed.load(Ordering::Acquire) && self.store_trouble().await.is_none() {
+                return;
+            }
+        }
     }
 
     /// Ends all tasks within [`TASKS_STOP_MAX`]; gives the path of the control socket.

@@ -13,7 +13,10 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::heart::Job;
+use super::{
+    heart::Job,
+    stall::{Stalls, WAKE_EVERY},
+};
 use crate::{
     check::canary::Canary,
     clock::{self, Jump, Reading},
@@ -80,6 +83,7 @@ pub(crate) struct Vantage {
     changed: Notify,
     /// When the clocks were last seen to have parted, and how.
     jumped: Mutex<Option<(Instant, Jump)>>,
+    stalls: Mutex<Stalls>,
     jobs: mpsc::Sender<Job>,
     telemetry: Arc<Telemetry>,
 }
@@ -110,6 +114,7 @@ impl Vantage {
             latest: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             jumped: Mutex::default(),
+            stalls: Mutex::new(Stalls::new(clock::instant())),
             jobs,
             telemetry,
         }
@@ -209,6 +214,30 @@ impl Vantage {
             }
             before = after;
         }
+    }
+
+    /// Why what began at `begun` and has just ended tells nothing: this process stood still for a good part of it.
+    pub(crate) fn why_stalled(&self, begun: Instant) -> Option<String> {
+        self.stalls().excuse(begun, clock::instant())
+    }
+
+    /// Sees whether this process runs, for as long as it is polled.
+    pub(crate) async fn watch_itself(&self) {
+        loop {
+            tokio::time::sleep(WAKE_EVERY).await;
+            let told = self.stalls().woke(clock::instant());
+            if let Some(pause) = told {
+                tracing::warn!(
+                    pause_ms = pause.as_millis(),
+                    "this process stood still: it was stopped, or got no processor time; what timed out meanwhile is void"
+                );
+            }
+        }
+    }
+
+    fn stalls(&self) -> MutexGuard<'_, Stalls> {
+        // Each change is a single one, so what a panic elsewhere leaves is whole.
+        self.stalls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the canaries, unless that was done within `fresh`. Ends with the first that answers, unless all are of

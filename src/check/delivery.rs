@@ -180,7 +180,10 @@ impl DeliveryAsk {
         let Some(journal) = state.journal.clone() else { return };
         let flight = |i: &Identity| Flight::new(i.sequence, i.nonce, i.sent_at, observed_at);
         let writing = tokio::time::timeout(JOURNAL_MAX, journal.sending(identities.iter().map(flight).collect()));
-        if !matches!(self.alongside(state, writing).await, Ok(Ok(()))) {
+        if matches!(self.alongside(state, writing).await, Ok(Ok(()))) {
+            state.unstored_from = None;
+        } else {
+            state.unstored_from = state.unstored_from.or(identities.first().map(|i| i.sequence));
             cx.detail("not_stored_before_sending", true);
         }
     }

@@ -167,6 +167,9 @@ pub struct Past {
 pub trait Journal: Send + Sync {
     /// Returns once these messages are stored, or with why they are not. Safe to drop.
     fn sending<'a>(&'a self, flights: Vec<Flight>) -> Boxed<'a, Result<(), String>>;
+
+    /// Whether what was told so far is stored, as far as is known.
+    fn keeps_up(&self) -> bool;
 }
 
 /// Which sequences one of several askers of the same check uses: those that leave `index` when divided by `of`.

@@ -15,7 +15,7 @@ use super::Failure;
 use crate::{
     incident::IncidentId,
     value::Name,
-    web::control::{Acknowledge, Note, Reloaded, StatusReport, Tested},
+    web::control::{Acknowledge, Note, Reloaded, StatusReport, Taken, Tested},
 };
 
 /// Longest wait for the daemon to accept: it does nothing else meanwhile than answer.
@@ -105,17 +105,15 @@ impl Client {
     }
 
     /// Takes an incident in hand.
-    pub async fn acknowledge(&self, id: IncidentId, by: &str, note: &str) -> Result<(), Trouble> {
+    pub async fn acknowledge(&self, id: IncidentId, by: &str, note: &str) -> Result<Taken, Trouble> {
         let body = Acknowledge { by: by.into(), note: note.into() };
-        self.ask::<Value>(Method::POST, &format!("/v1/incidents/{}/acknowledge", id.0), &body, ANSWER_TIMEOUT).await?;
-        Ok(())
+        self.ask(Method::POST, &format!("/v1/incidents/{}/acknowledge", id.0), &body, ANSWER_TIMEOUT).await
     }
 
     /// Adds a line to an incident's timeline.
-    pub async fn note(&self, id: IncidentId, by: &str, text: &str) -> Result<(), Trouble> {
+    pub async fn note(&self, id: IncidentId, by: &str, text: &str) -> Result<Taken, Trouble> {
         let body = Note { by: by.into(), text: text.into() };
-        self.ask::<Value>(Method::POST, &format!("/v1/incidents/{}/note", id.0), &body, ANSWER_TIMEOUT).await?;
-        Ok(())
+        self.ask(Method::POST, &format!("/v1/incidents/{}/note", id.0), &body, ANSWER_TIMEOUT).await
     }
 
     /// Sends a test message through a channel.

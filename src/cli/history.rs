@@ -24,7 +24,8 @@ impl From<StoreError> for Failure {
 
 /// The store, and the daemon's own report if there is a daemon.
 pub struct History {
-    reader: Reader,
+    /// The store, or why it cannot be read beside a daemon that runs.
+    reader: Result<Reader, String>,
     report: Option<StatusReport>,
     /// A daemon listens and does not say how it stands: the words for it.
     silent: Option<String>,
@@ -46,12 +47,14 @@ pub async fn open(cx: &Context) -> Result<History, Failure> {
         Err(trouble) => return Err(trouble.into()),
     };
     let reader = match (Reader::open(&places.store.path), &report) {
-        (Ok(reader), _) => reader,
+        (Ok(reader), _) => Ok(reader),
         (Err(StoreError::Missing { path }), None) if silent.is_none() => {
             let text = "the daemon is not running and there is no database at";
             return Err(Failure::failed(format!("{text} {}; start it with `bongsu run`", path.display())));
         }
-        (Err(error), _) => return Err(error.into()),
+        // What the daemon has in memory is the better part then.
+        (Err(error), Some(_)) => Err(error.to_string()),
+        (Err(error), None) => return Err(error.into()),
     };
     Ok(History { reader, report, silent })
 }
@@ -67,6 +70,15 @@ impl History {
         self.report.as_ref()
     }
 
+    fn reader(&self) -> Result<&Reader, Failure> {
+        self.reader.as_ref().map_err(|why| Failure::failed(why.as_str()))
+    }
+
+    /// What the daemon knows of incidents and the store does not, because it does not write.
+    fn unwritten(&self) -> Option<&[Incident]> {
+        Some(&self.report.as_ref()?.store.as_ref()?.incidents)
+    }
+
     /// Says on standard error that nobody looks, if so, and how old the facts are.
     pub fn say_if_alone(&self, cx: &mut Context) -> Result<(), Failure> {
         if self.report.is_none() {
@@ -77,7 +89,10 @@ impl History {
 
     /// When anything was last observed.
     pub fn last_observed(&self) -> Result<Option<Timestamp>, Failure> {
-        Ok(self.reader.checks()?.into_iter().filter_map(|c| c.last).map(|o| o.at).max())
+        if let Some(report) = self.report.as_ref().filter(|r| r.store.is_some() || self.reader.is_err()) {
+            return Ok(report.checks.iter().filter_map(|c| c.last.as_ref()).map(|l| l.at).max());
+        }
+        Ok(self.reader()?.checks()?.into_iter().filter_map(|c| c.last).map(|o| o.at).max())
     }
 
     /// How the checks stood when they were last observed. Checks that are not configured any more are left out as
@@ -86,39 +101,59 @@ impl History {
         let configured: Option<BTreeSet<_>> = config::load(&cx.config_path(), &OsEnvironment)
             .ok()
             .map(|config| config.checks.iter().map(|c| c.name.clone()).collect());
-        let known = self.reader.checks()?.into_iter();
+        let known = self.reader()?.checks()?.into_iter();
         let wanted = known.filter(|c| configured.as_ref().is_none_or(|names| names.contains(&c.check)));
         Ok(wanted.map(CheckStatus::from).collect())
     }
 
     /// Incidents: the open ones first, then the newest; at most `limit`.
     pub fn incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
+        let stored = self.stored_incidents(open, service, limit);
+        let Some(unwritten) = self.unwritten() else { return stored };
+        // A store that does not write may not be readable either.
+        let mut found = stored.unwrap_or_default();
+        for incident in unwritten {
+            found.retain(|i| i.id != incident.id);
+            if (!open || incident.is_open()) && service.is_none_or(|name| *name == incident.service) {
+                found.push(incident.clone());
+            }
+        }
+        found.sort_by_key(|i| (!i.is_open(), std::cmp::Reverse(i.id)));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn stored_incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
         let query = |open| IncidentQuery { open, since: None, service: service.cloned(), limit: Some(limit) };
-        let mut found = self.reader.incidents(&query(true))?;
+        let mut found = self.reader()?.incidents(&query(true))?;
         if !open {
             let seen: BTreeSet<IncidentId> = found.iter().map(|i| i.id).collect();
-            found.extend(self.reader.incidents(&query(false))?.into_iter().filter(|i| !seen.contains(&i.id)));
+            found.extend(self.reader()?.incidents(&query(false))?.into_iter().filter(|i| !seen.contains(&i.id)));
         }
         found.truncate(limit);
         Ok(found)
     }
 
-    /// One incident with all that is told of it.
+    /// One incident with all that is told of it; of one that is not written yet, no timeline.
     pub fn incident(&self, id: IncidentId) -> Result<Option<IncidentRecord>, Failure> {
-        Ok(self.reader.incident(id)?)
+        let stored = self.reader().and_then(|reader| Ok(reader.incident(id)?));
+        let Some(incident) = self.unwritten().and_then(|all| all.iter().find(|i| i.id == id)) else { return stored };
+        let record = stored.ok().flatten();
+        let (timeline, messages) = record.map(|r| (r.timeline, r.messages)).unwrap_or_default();
+        Ok(Some(IncidentRecord { incident: incident.clone(), timeline, messages }))
     }
 
     /// The outbox in numbers.
     pub fn outbox(&self) -> Result<OutboxCounts, Failure> {
-        Ok(self.reader.outbox()?)
+        Ok(self.reader()?.outbox()?)
     }
 
     /// Messages: the pending ones first, in the order they were made, then the others, newest first.
     pub fn messages(&self, pending_only: bool, limit: usize) -> Result<Vec<Message>, Failure> {
-        let mut found = self.reader.messages(true, limit)?;
+        let mut found = self.reader()?.messages(true, limit)?;
         if !pending_only {
             let seen: BTreeSet<_> = found.iter().map(|m| m.id).collect();
-            found.extend(self.reader.messages(false, limit)?.into_iter().filter(|m| !seen.contains(&m.id)));
+            found.extend(self.reader()?.messages(false, limit)?.into_iter().filter(|m| !seen.contains(&m.id)));
         }
         found.truncate(limit);
         Ok(found)

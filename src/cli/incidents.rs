@@ -9,7 +9,7 @@ use super::{
     history,
     render::incidents as render,
 };
-use crate::{clock, incident::IncidentId, store::IncidentRecord, value::Name};
+use crate::{clock, incident::IncidentId, store::IncidentRecord, value::Name, web::control::Taken};
 
 /// Incidents: list them, look at one, take one in hand, note something
 #[derive(clap::Args)]
@@ -121,17 +121,23 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         Command::Show(args) => show(&args, cx).await,
         Command::Ack(args) => {
             let daemon = Client::connect(&cx.places()?.agent.socket).await?;
-            daemon.acknowledge(args.id, &args.by.unwrap_or_else(control::who), &args.note).await?;
-            cx.out.print(&format!("{} acknowledged\n", args.id))?;
-            Ok(Verdict::Fine)
+            let taken = daemon.acknowledge(args.id, &args.by.unwrap_or_else(control::who), &args.note).await?;
+            done(cx, &format!("{} acknowledged\n", args.id), taken)
         }
         Command::Note(args) => {
             let daemon = Client::connect(&cx.places()?.agent.socket).await?;
-            daemon.note(args.id, &args.by.unwrap_or_else(control::who), &args.text).await?;
-            cx.out.print(&format!("noted on {}\n", args.id))?;
-            Ok(Verdict::Fine)
+            let taken = daemon.note(args.id, &args.by.unwrap_or_else(control::who), &args.text).await?;
+            done(cx, &format!("noted on {}\n", args.id), taken)
         }
     }
+}
+
+fn done(cx: &mut Context, text: &str, taken: Taken) -> Result<Verdict, Failure> {
+    cx.out.print(text)?;
+    if let Some(warning) = taken.warning {
+        cx.out.note(&format!("warning: {warning}"));
+    }
+    Ok(Verdict::Fine)
 }
 
 async fn list(args: &List, cx: &mut Context) -> Result<Verdict, Failure> {

@@ -5,6 +5,7 @@
 
 pub mod alert;
 pub mod control;
+pub mod db;
 pub mod demo;
 pub mod history;
 pub mod incidents;
@@ -93,6 +94,7 @@ enum Command {
     Incidents(incidents::Args),
     Alert(alert::Args),
     Outbox(outbox::Args),
+    Db(db::Args),
     Protocols(protocols::Args),
     Schema(schema::Args),
 }
@@ -241,6 +243,7 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
         Command::Incidents(args) => incidents::run(args, cx).await,
         Command::Alert(args) => alert::run(args, cx).await,
         Command::Outbox(args) => outbox::run(args, cx).await,
+        Command::Db(args) => db::run(args, cx),
         Command::Protocols(args) => protocols::run(&args, cx),
         Command::Schema(args) => schema::run(args, cx),
     }

@@ -46,11 +46,17 @@ impl Output {
 
     /// Writes to standard output. A reader who left (`bongsu … | head`) wants no more and is not told of an error.
     pub fn print(&mut self, text: &str) -> Result<(), Failure> {
+        self.stream(text).map(|_| ())
+    }
+
+    /// The same for a part of what is written; says whether anybody still reads.
+    pub fn stream(&mut self, text: &str) -> Result<bool, Failure> {
         self.clear_progress();
         let mut stdout = io::stdout().lock();
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::failed(format!("cannot write: {e}"))),
-            _ => Ok(()),
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(e) => Err(Failure::failed(format!("cannot write: {e}"))),
         }
     }
 

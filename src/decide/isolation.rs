@@ -132,7 +132,7 @@ impl Core {
     fn sum_up_isolation(&mut self, now: Timestamp, isolation: Isolation, lasted: Duration, commit: &mut Commit) {
         for channel in self.summary_channels() {
             let alert = self.summary(now, isolation, lasted);
-            self.post_summary(now, channel, alert, thread(&self.instance, isolation), commit);
+            self.post_summary(now, channel, alert, self.naming.thread_of_isolation(isolation.since), commit);
         }
     }
 
@@ -180,7 +180,7 @@ impl Core {
         self.next_message += 1;
         let message = Message {
             id,
-            key: format!("bongsu-{}-{id}", self.instance),
+            key: self.naming.key(id),
             channel,
             thread,
             position: 0,
@@ -208,9 +208,4 @@ impl Core {
         let alert = Alert { instead_of, at: now, ..message.alert.clone() };
         self.post_summary(now, fallback, alert, message.thread.clone(), commit);
     }
-}
-
-/// The thread of an isolation's messages: no incident's.
-fn thread(instance: &str, isolation: Isolation) -> String {
-    format!("{instance}-isolated-{}", isolation.since.as_millis())
 }

@@ -186,7 +186,7 @@ pub struct Past {
 /// All that is known, and the rules by which it changes.
 pub struct Core {
     plan: Arc<Plan>,
-    instance: String,
+    naming: telling::Naming,
     tracks: HashMap<CheckName, Tracked>,
     incidents: BTreeMap<IncidentId, Incident>,
     messages: BTreeMap<MessageId, Message>,
@@ -218,7 +218,7 @@ impl Tracked {
 }
 
 impl Core {
-    /// A core that goes on from what was stored. `seed` is for the jitter of retries.
+    /// A core that goes on from what was stored. `seed`: for the jitter of retries and the keys.
     pub fn new(plan: Arc<Plan>, past: Past, seed: u64) -> Self {
         let mut tracks = HashMap::with_capacity(plan.checks.len());
         let mut known = past.checks;
@@ -231,7 +231,7 @@ impl Core {
         }
         Self {
             plan,
-            instance: past.instance,
+            naming: telling::Naming::new(past.instance, seed),
             tracks,
             incidents: past.incidents.into_iter().map(|i| (i.id, i)).collect(),
             messages: past.messages.into_iter().map(|m| (m.id, m)).collect(),

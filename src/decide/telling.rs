@@ -12,6 +12,33 @@ use crate::{
     value::{CheckName, Name, Timestamp},
 };
 
+/// What messages are called.
+pub(super) struct Naming {
+    instance: String,
+    run: u32,
+}
+
+impl Naming {
+    pub(super) fn new(instance: String, seed: u64) -> Self {
+        Self { instance, run: fastrand::Rng::with_seed(seed).u32(..) }
+    }
+
+    /// The idempotency key. It names the run as well: a message may be told before its row is written, and should the
+    /// row never be, the next run gives its number to another message.
+    pub(super) fn key(&self, id: MessageId) -> String {
+        format!("bongsu-{}-{id}-{:08x}", self.instance, self.run)
+    }
+
+    fn thread(&self, incident: IncidentId) -> String {
+        format!("{}-{}", self.instance, incident.0)
+    }
+
+    /// The thread of an isolation's messages: no incident's.
+    pub(super) fn thread_of_isolation(&self, since: Timestamp) -> String {
+        format!("{}-isolated-{}", self.instance, since.as_millis())
+    }
+}
+
 impl Core {
     /// Makes the messages that routes and steps ask for now.
     pub(super) fn tell_what_is_due(&mut self, now: Timestamp, id: IncidentId, commit: &mut Commit) {
@@ -71,9 +98,9 @@ impl Core {
         told.ended |= alert.kind.is_final();
         let message = Message {
             id,
-            key: format!("bongsu-{}-{id}", self.instance),
+            key: self.naming.key(id),
             channel: channel.clone(),
-            thread: format!("{}-{}", self.instance, incident.id.0),
+            thread: self.naming.thread(incident.id),
             position: told.messages,
             alert,
             created_at: now,

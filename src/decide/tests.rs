@@ -170,7 +170,25 @@ fn an_outage_is_told_once_and_its_recovery_to_the_same() {
     assert_eq!(incident.ended, Some(crate::incident::Edge { after: Some(second(39)), by: second(60) }));
     assert_eq!(incident.cause, "in: connect: connection refused");
     let keys: Vec<&str> = world.shelf.messages.values().map(|m| m.key.as_str()).collect();
-    assert_eq!(keys, ["bongsu-test-1", "bongsu-test-2", "bongsu-test-3", "bongsu-test-4"]);
+    let run = keys[0].rsplit('-').next().expect("a key ends with its run");
+    assert_eq!(keys, [1, 2, 3, 4].map(|n| format!("bongsu-test-{n}-{run}")));
+}
+
+#[test]
+fn a_number_given_again_by_another_run_has_another_key() {
+    // What a run tells before it is written, and never writes, is not known to the next one.
+    let key = |seed| {
+        let routes = everything_to(vec![step(0, "hook", None)]);
+        let mut world = World::new(routes.clone());
+        world.core = Core::new(Arc::new(plan(routes)), Past { instance: "test".into(), ..Past::default() }, seed);
+        world.see(20, "mail/in", true);
+        for s in [30, 33, 36, 39, 42] {
+            world.see(s, "mail/in", false);
+        }
+        world.shelf.messages.values().map(|m| m.key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((key(1), key(1).len()), (key(1), 1));
+    assert_ne!(key(1), key(2));
 }
 
 #[test]

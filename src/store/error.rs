@@ -57,7 +57,11 @@ pub enum StoreError {
         doing: &'static str,
     },
     /// The file is something else.
-    #[error("{} is not a database of bongsu; set `store.path` to another file, this one was left as it is", path.display())]
+    #[error(
+        "{} is not a database of bongsu; set `store.path` to another file, this one was left as it is. If it was one, its \
+         first page is damaged: move the file with its -wal and -shm aside and restore a backup",
+        path.display()
+    )]
     NotOurs {
         /// The file.
         path: PathBuf,
@@ -88,8 +92,9 @@ pub enum StoreError {
     },
     /// SQLite finds the file damaged.
     #[error(
-        "the database {} is damaged (while {doing}): {findings}; stop bongsu, move the file with its -wal and -shm \
-         aside, and restore a backup, or save what is left by `sqlite3 FILE .recover`",
+        "the database {} is damaged (while {doing}): {findings}; `bongsu db check` says more. Stop bongsu, move the file \
+         with its -wal and -shm aside, and restore a backup (`bongsu db backup` makes them), or save what is left by \
+         `sqlite3 FILE .recover`; without a file bongsu begins a new one",
         path.display()
     )]
     Damaged {
@@ -135,7 +140,12 @@ pub enum StoreError {
         reason: String,
     },
     /// What was to be written contradicts what is there, or what is there cannot be understood.
-    #[error("the database {} and bongsu disagree (while {doing}): {reason}; this is a bug in bongsu or the file was edited", path.display())]
+    #[error(
+        "the database {} and bongsu disagree (while {doing}): {reason}. The file is damaged or was edited, or this is a bug \
+         in bongsu; `bongsu db check` says more. To go on, move the file with its -wal and -shm aside and restore a backup; \
+         without a file bongsu begins a new one",
+        path.display()
+    )]
     Inconsistent {
         /// The database file.
         path: PathBuf,
@@ -145,10 +155,26 @@ pub enum StoreError {
         reason: String,
     },
     /// The target of a backup exists.
-    #[error("{} exists already; a backup never overwrites, name another file", path.display())]
+    #[error("{} exists already; name another file, or say that it may be replaced (--force)", path.display())]
     Exists {
         /// The target.
         path: PathBuf,
+    },
+    /// The target of a backup is a database somebody may be using.
+    #[error("{} is not replaced by a backup: {why}; name another file", path.display())]
+    InUse {
+        /// The target.
+        path: PathBuf,
+        /// What speaks against it.
+        why: &'static str,
+    },
+    /// The copy cannot be written.
+    #[error("the copy {} cannot be written: {reason}", path.display())]
+    Copy {
+        /// The target.
+        path: PathBuf,
+        /// In the words of the operating system or SQLite.
+        reason: String,
     },
     /// Anything else SQLite says.
     #[error("the database {} failed (while {doing}): {source}", path.display())]

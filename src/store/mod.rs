@@ -15,6 +15,7 @@
 //! The journal is a write-ahead log and `synchronous` is FULL, so a commit that was acknowledged survives a power
 //! cut. The tables are private; people who query the file use the views, which docs/store.md describes.
 
+mod audit;
 mod daily;
 mod day;
 mod encode;
@@ -26,20 +27,25 @@ mod maintain;
 mod open;
 mod read;
 mod reader;
+mod reserve;
 mod restore;
 mod roll;
 mod rows;
+mod seal;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
+    audit::{Audit, Finding},
     daily::Daily,
     day::Latencies,
     error::StoreError,
+    health::Replace,
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
-    reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    reader::{CheckStatus, Cursor, Exported, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    reserve::RESERVE_BYTES,
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
     writer::{Renamed, Resumed, Writer},
 };

@@ -33,6 +33,9 @@ pub(super) const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// The WAL file is cut to this after a checkpoint, so that one burst does not keep its space for ever.
 const WAL_BYTES_KEPT: i64 = 16 * 1024 * 1024;
 
+/// Tables looked at closely at start: what a daemon goes on from, and small beside the observations.
+const CLOSELY: [&str; 7] = ["meta", "known_check", "state", "incident", "incident_member", "message", "flight"];
+
 /// Statements kept prepared: more than the writer and a reader use.
 const STATEMENTS_KEPT: usize = 64;
 
@@ -120,7 +123,7 @@ pub(super) fn wal_bytes(path: &Path) -> u64 {
     std::fs::metadata(beside(path, "-wal")).map_or(0, |m| m.len())
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -208,9 +211,18 @@ fn migrate(connection: &mut Connection, path: &Path, found: i64, now: Timestamp)
     run().map_err(|e| e.at(path, doing))
 }
 
-/// SQLite's own check of every page but not of every index entry: about a second per gigabyte.
+/// SQLite's own check of every page (about a second per gigabyte), but of every index entry only where a table is small
+/// and a daemon goes on from it.
 fn quick_check(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    let findings = findings(connection, "quick_check").map_err(|e| e.at(path, "checking it at start"))?;
+    let look = || -> Result<Vec<String>, Fault> {
+        let mut found = findings(connection, "quick_check")?;
+        let close: &[&str] = if found.is_empty() { &CLOSELY } else { &[] };
+        for table in close {
+            found.extend(integrity_of(connection, table)?);
+        }
+        Ok(found)
+    };
+    let findings = look().map_err(|e| e.at(path, "checking it at start"))?;
     if findings.is_empty() {
         return Ok(());
     }
@@ -222,6 +234,17 @@ pub(super) fn findings(connection: &Connection, pragma: &str) -> Result<Vec<Stri
     let mut statement = connection.prepare(&format!("PRAGMA {pragma}({FINDINGS_MAX})"))?;
     let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(lines.into_iter().filter(|line| line != "ok").collect())
+}
+
+/// What SQLite finds wrong with one table and its indexes; of one that is not there yet, nothing.
+fn integrity_of(connection: &Connection, table: &str) -> Result<Vec<String>, Fault> {
+    let known = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = ?1";
+    if connection.query_row(known, [table], |row| row.get::<_, i64>(0))? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut statement = connection.prepare(&format!("PRAGMA integrity_check({table})"))?;
+    let lines: Vec<String> = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    Ok(lines.into_iter().filter(|line| line != "ok").take(FINDINGS_MAX).collect())
 }
 
 /// What tells one file from another at the same path: device and inode.

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     encode::{self, at_of},
     error::Fault,
+    seal,
 };
 use crate::{
     alert::Message,
@@ -145,6 +146,29 @@ pub(super) fn between(
     Ok(found)
 }
 
+/// Gives every observation from number `from` until before `to`, of one check or of all, in order, to `take`: its
+/// number, its check's name, and what could be read of it. Ends when `take` says no.
+pub(super) fn each(
+    connection: &Connection,
+    from: i64,
+    to: i64,
+    check: Option<&CheckName>,
+    mut take: impl FnMut(i64, Option<String>, Result<Observation, Fault>) -> bool,
+) -> Result<(), Fault> {
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT {COLUMNS}, k.name FROM {TABLES} LEFT JOIN known_check k ON k.id = o.check_id
+         WHERE o.id >= ?1 AND o.id < ?2 AND (?3 IS NULL OR k.name = ?3) ORDER BY o.id"
+    ))?;
+    let mut rows = statement.query(params![from, to, check.map(CheckName::as_str)])?;
+    while let Some(row) = rows.next()? {
+        let name = row.get("name")?;
+        if !take(row.get(0)?, name, observation(row).map(|(o, _)| o)) {
+            break;
+        }
+    }
+    Ok(())
+}
+
 /// Incidents that a statement selects as (id, json).
 pub(super) fn incidents(
     connection: &Connection,
@@ -156,7 +180,9 @@ pub(super) fn incidents(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        found.push(encode::from_json(&json, &format!("incident {id}"))?);
+        let incident: Incident = seal::from_json(&json, &format!("incident {id}"))?;
+        stands_under_its_number("incident", id, incident.id.0)?;
+        found.push(incident);
     }
     Ok(found)
 }
@@ -172,9 +198,19 @@ pub(super) fn messages(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        found.push(encode::from_json(&json, &format!("message {id}"))?);
+        let message: Message = seal::from_json(&json, &format!("message {id}"))?;
+        stands_under_its_number("message", id, message.id.0)?;
+        found.push(message);
     }
     Ok(found)
+}
+
+/// A number that has changed under its row would make two of one.
+fn stands_under_its_number(what: &str, row: i64, own: u64) -> Result<(), Fault> {
+    if i64::try_from(own) == Ok(row) {
+        return Ok(());
+    }
+    Err(Fault::Inconsistent(format!("{what} {own} stands under the number {row}")))
 }
 
 /// A check's name as it stands in a row.

@@ -5,9 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::{
-    encode,
     error::{Fault, StoreError},
-    read, rows,
+    read, rows, seal,
     writer::{Writer, known},
 };
 use crate::{
@@ -105,16 +104,18 @@ impl Writer {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (name, memory): (String, String) = (row.get(0)?, row.get(3)?);
-                let memory = encode::from_json(&memory, &format!("the memory of {name}"))?;
+                let memory = seal::from_json(&memory, &format!("the memory of {name}"))?;
                 let since = Timestamp::from_millis(row.get(2)?);
                 states.insert(read::check_name(&name)?, RestoredState { state: row.get(1)?, since, memory });
             }
         }
         let next = |table: &str| -> Result<u64, Fault> {
-            let last: Option<i64> = tx
+            let given: Option<i64> = tx
                 .query_row("SELECT seq FROM sqlite_sequence WHERE name = ?1", [table], |row| row.get(0))
                 .optional()?;
-            Ok(u64::try_from(last.unwrap_or(0)).unwrap_or(0).saturating_add(1))
+            // A count that is damaged must not give a number again: its row would be overwritten.
+            let there: Option<i64> = tx.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get(0))?;
+            Ok(u64::try_from(given.max(there).unwrap_or(0)).unwrap_or(0).saturating_add(1))
         };
         let restored = Restored {
             states,

@@ -2,6 +2,7 @@
 
 mod files;
 mod flights;
+mod flips;
 mod generate;
 mod keeping;
 mod rolling;

@@ -12,7 +12,9 @@ use super::{
     encode::{self, day_of, first_id},
     error::{Fault, StoreError},
     maintain::Upkeep,
-    open, read, rows,
+    open, read,
+    reserve::Reserve,
+    rows, seal,
 };
 use crate::{
     alert::Message,
@@ -48,6 +50,7 @@ pub struct Writer {
     instance: String,
     /// What tells the file from another that takes its place.
     pub(super) file: Option<(u64, u64)>,
+    pub(super) reserve: Reserve,
     _lock: File,
 }
 
@@ -63,9 +66,8 @@ pub(super) struct Known {
 }
 
 impl Writer {
-    /// Opens the database, making it if there is none (its directory must exist), migrating it if it is older, and
-    /// checking that it is whole. Only one writer can hold it at a time.
-    pub fn open(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
+    /// One try of [`Writer::open`].
+    pub(super) fn open_once(path: &Path, now: Timestamp) -> Result<Self, StoreError> {
         let (connection, lock) = open::open_writer(path, now)?;
         let read = || -> Result<_, Fault> {
             let instance = connection.query_row("SELECT value FROM meta WHERE key = 'instance'", [], |r| r.get(0))?;
@@ -79,6 +81,7 @@ impl Writer {
             upkeep,
             instance,
             file: open::identity(path),
+            reserve: Reserve::of(path),
             _lock: lock,
         })
     }
@@ -160,11 +163,11 @@ impl Writer {
             .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_, _>>()?;
         for (number, json) in incidents {
-            let mut incident: Incident = encode::from_json(&json, &format!("incident {number}"))?;
+            let mut incident: Incident = seal::from_json(&json, &format!("incident {number}"))?;
             if let Some(member) = incident.members.remove(from) {
                 incident.members.insert(to.clone(), member);
             }
-            tx.execute("UPDATE incident SET json = ?2 WHERE id = ?1", params![number, encode::to_json(&incident)?])?;
+            tx.execute("UPDATE incident SET json = ?2 WHERE id = ?1", params![number, seal::to_json(&incident)?])?;
         }
         tx.commit()?;
         Ok(Renamed::Done)
@@ -329,7 +332,7 @@ impl Writing<'_> {
         let check_id = known(self.tx, self.known, &row.check)?.id;
         self.tx
             .prepare_cached("INSERT OR REPLACE INTO state (check_id, state, since, memory) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![check_id, row.state, row.since.as_millis(), encode::to_json(&row.memory)?])?;
+            .execute(params![check_id, row.state, row.since.as_millis(), seal::to_json(&row.memory)?])?;
         Ok(())
     }
 
@@ -362,7 +365,7 @@ impl Writing<'_> {
                 i.cause,
                 i.acknowledged.as_ref().map(|a| &a.by),
                 i.acknowledged.as_ref().map(|a| a.at.as_millis()),
-                encode::to_json(i)?,
+                seal::to_json(i)?,
             ])?;
         self.tx.prepare_cached("DELETE FROM incident_member WHERE incident = ?1")?.execute([id])?;
         for (check, m) in &i.members {
@@ -428,7 +431,7 @@ impl Writing<'_> {
                 m.settled_at.map(Timestamp::as_millis),
                 m.last_error,
                 m.handed_over,
-                encode::to_json(m)?,
+                seal::to_json(m)?,
             ])?;
         if written == 1 {
             return Ok(());

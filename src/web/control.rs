@@ -7,8 +7,8 @@
 //! |---|---|---|
 //! | `GET /v1/status` | | [`StatusReport`] |
 //! | `GET /v1/metrics` | | OpenMetrics text |
-//! | `POST /v1/incidents/{id}/acknowledge` | [`Acknowledge`] | `{}` |
-//! | `POST /v1/incidents/{id}/note` | [`Note`] | `{}` |
+//! | `POST /v1/incidents/{id}/acknowledge` | [`Acknowledge`] | [`Taken`] |
+//! | `POST /v1/incidents/{id}/note` | [`Note`] | [`Taken`] |
 //! | `POST /v1/channels/{name}/test` | | [`Tested`] |
 //! | `POST /v1/reload` | | [`Reloaded`] |
 //!
@@ -35,7 +35,7 @@ use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::{
-    incident::IncidentId,
+    incident::{Incident, IncidentId},
     observation::{Observation, Outcome, Reason, to_ms},
     protocol::Boxed,
     store,
@@ -61,10 +61,10 @@ pub trait Control: Send + Sync {
     fn status(&self) -> Boxed<'_, StatusReport>;
 
     /// Takes an incident in hand.
-    fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<(), Refusal>>;
+    fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<Taken, Refusal>>;
 
     /// Adds a line to an incident's timeline.
-    fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<(), Refusal>>;
+    fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<Taken, Refusal>>;
 
     /// Sends a test message through a channel and says what came of the first attempt.
     fn test_channel(&self, name: Name) -> Boxed<'_, Result<Tested, Refusal>>;
@@ -132,6 +132,27 @@ pub struct StatusReport {
     /// Why the latest reload was refused; absent once one is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload_error: Option<String>,
+    /// Why its store does not write; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<StoreTrouble>,
+}
+
+/// A store that does not write, and what is made of it meanwhile.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoreTrouble {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why, and what to do.
+    pub error: String,
+    /// Changes that wait in memory, and are lost if the daemon ends before the store writes again.
+    pub waiting: usize,
+    /// Observations that changed nothing and were dropped, because too much waits.
+    pub dropped: u64,
+    /// Whether alerts are sent before they are recorded.
+    pub telling: bool,
+    /// Incidents as they are and as the store does not know yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub incidents: Vec<Incident>,
 }
 
 impl StatusReport {
@@ -235,6 +256,14 @@ pub struct Note {
     pub text: String,
 }
 
+/// What came of a person's wish that was taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// What the person must know: it is not recorded yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
+}
+
 /// What came of a test message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tested {
@@ -300,20 +329,18 @@ async fn acknowledge(
     State(control): Shared,
     Segments(id): Segments<String>,
     body: bytes::Bytes,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<Taken>, Refusal> {
     let (id, Acknowledge { by, note }) = (incident_id(&id)?, read(&body)?);
-    control.acknowledge(id, line("by", &by, true)?, line("note", &note, false)?).await?;
-    Ok(Json(json!({})))
+    control.acknowledge(id, line("by", &by, true)?, line("note", &note, false)?).await.map(Json)
 }
 
 async fn note(
     State(control): Shared,
     Segments(id): Segments<String>,
     body: bytes::Bytes,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<Taken>, Refusal> {
     let (id, Note { by, text }) = (incident_id(&id)?, read(&body)?);
-    control.note(id, line("by", &by, true)?, line("text", &text, true)?).await?;
-    Ok(Json(json!({})))
+    control.note(id, line("by", &by, true)?, line("text", &text, true)?).await.map(Json)
 }
 
 async fn test_channel(State(control): Shared, Segments(name): Segments<String>) -> Result<Json<Tested>, Refusal> {
@@ -412,19 +439,24 @@ mod tests {
                     vantage: Some(VantageStatus { isolated_since: None, canaries: vec![] }),
                     metrics: Snapshot::default(),
                     reload_error: None,
+                    store: None,
                 }
             })
         }
-        fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<(), Refusal>> {
+        fn acknowledge(&self, id: IncidentId, by: String, note: String) -> Boxed<'_, Result<Taken, Refusal>> {
             Box::pin(async move {
                 self.add(format!("ack {id} {by}: {note}"));
-                if id.0 == 9 { Err(Refusal::NotFound("there is no incident #9".into())) } else { Ok(()) }
+                match id.0 {
+                    9 => Err(Refusal::NotFound("there is no incident #9".into())),
+                    8 => Ok(Taken { warning: Some("not recorded yet".into()) }),
+                    _ => Ok(Taken::default()),
+                }
             })
         }
-        fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<(), Refusal>> {
+        fn note(&self, id: IncidentId, by: String, text: String) -> Boxed<'_, Result<Taken, Refusal>> {
             Box::pin(async move {
                 self.add(format!("note {id} {by}: {text}"));
-                Ok(())
+                Ok(Taken::default())
             })
         }
         fn test_channel(&self, channel: Name) -> Boxed<'_, Result<Tested, Refusal>> {
@@ -458,6 +490,7 @@ mod tests {
             ("GET", "/v1/metrics", "", 200, "# EOF"),
             ("POST", "/v1/incidents/7/acknowledge", r#"{"by":" kim ","note":"보고\n있음"}"#, 200, "{}"),
             ("POST", "/v1/incidents/7/acknowledge", r#"{"by":"kim"}"#, 200, "{}"),
+            ("POST", "/v1/incidents/8/acknowledge", r#"{"by":"kim"}"#, 200, r#"{"warning":"not recorded yet"}"#),
             ("POST", "/v1/incidents/9/acknowledge", r#"{"by":"kim"}"#, 404, "there is no incident #9"),
             ("POST", "/v1/incidents/x/acknowledge", r#"{"by":"kim"}"#, 422, "not the number of an incident"),
             ("POST", "/v1/incidents/7/acknowledge", r#"{"by":" "}"#, 422, "`by` must not be empty"),
@@ -479,7 +512,10 @@ mod tests {
             assert!(text.contains(part), "{method} {path}: {text}");
         }
         let noted = control.0.lock().expect("no test panics while it holds this").clone();
-        assert_eq!(noted, ["ack #7 kim: 보고 있음", "ack #7 kim: ", "ack #9 kim: ", "note #7 kim: done"]);
+        assert_eq!(
+            noted,
+            ["ack #7 kim: 보고 있음", "ack #7 kim: ", "ack #8 kim: ", "ack #9 kim: ", "note #7 kim: done"]
+        );
         let (_, text) = ask(&control, "GET", "/v1/status", "").await;
         let report: StatusReport = serde_json::from_str(&text).expect("a report");
         assert_eq!(report, control.status().await);

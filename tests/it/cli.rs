@@ -116,6 +116,10 @@ fn every_command_has_its_help() {
         &["alert"],
         &["alert", "test"],
         &["outbox"],
+        &["db"],
+        &["db", "check"],
+        &["db", "backup"],
+        &["db", "export"],
         &["protocols"],
         &["schema"],
     ];

@@ -8,6 +8,7 @@ mod alerts;
 mod broker;
 mod cli;
 mod config;
+mod database;
 mod demo;
 mod documents;
 mod hostile;

@@ -57,6 +57,8 @@ pub(super) struct State {
     /// Own messages to be taken off the server once what they showed has been told: after a crash before that, they
     /// are found again.
     spent: Vec<Spent>,
+    /// From which sequence on nothing is stored before it is sent; `None` while the store writes.
+    pub(super) unstored_from: Option<u64>,
     /// When a login was last made for its own sake, and whether it was let in.
     login: Option<(Instant, bool)>,
     pub(super) masker: Masker,
@@ -93,6 +95,7 @@ impl State {
             sending_broke: None,
             reconnections: Vec::new(),
             spent: Vec::new(),
+            unstored_from: None,
             login: None,
             masker: Masker::default(),
             taken_up: None,
@@ -103,13 +106,19 @@ impl State {
     /// gone is found by the next. To be asked as an attempt or a wait for corrections begins: what the one before gave
     /// back is stored by then.
     fn discard_spent(&mut self) {
-        let Self { spent, ledger, listening, .. } = self;
+        let Self { spent, ledger, listening, journal, unstored_from, .. } = self;
+        // While the store does not write, what it knows to be on its way must stay to be found should the agent end.
+        let keeps_up = journal.as_ref().is_none_or(|j| j.keeps_up());
         spent.retain(|spent| {
-            let is_told = ledger.is_told(spent.sequence);
-            if let Some(listening) = listening.as_mut().filter(|l| is_told && l.id == spent.session) {
+            let is_unknown = || unstored_from.is_some_and(|from| spent.sequence >= from);
+            let Some(listening) = listening.as_mut().filter(|l| l.id == spent.session) else {
+                return !ledger.is_told(spent.sequence);
+            };
+            let is_done = ledger.is_told(spent.sequence) && (keeps_up || is_unknown());
+            if is_done {
                 listening.session.discard(spent.handle);
             }
-            !is_told
+            !is_done
         });
     }
 }

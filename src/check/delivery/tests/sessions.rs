@@ -1,5 +1,7 @@
 //! Bursts, kept sessions, logins beside them, crashes, and what is taken off the server.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::{
     check::{Journal, Lane},
@@ -160,14 +162,45 @@ struct Paper {
     wire: Arc<Wire>,
     flights: StdMutex<Vec<Flight>>,
     sent_before: StdMutex<Vec<usize>>,
+    /// Whether it takes nothing.
+    is_full: AtomicBool,
 }
 
 impl Journal for Paper {
     fn sending<'a>(&'a self, flights: Vec<Flight>) -> Boxed<'a, Result<(), String>> {
+        if !self.keeps_up() {
+            return Box::pin(std::future::ready(Err("it is full".into())));
+        }
         self.sent_before.lock().expect("no panic").push(*self.wire.sent.lock().expect("no panic"));
         self.flights.lock().expect("no panic").extend(flights);
         Box::pin(std::future::ready(Ok(())))
     }
+
+    fn keeps_up(&self) -> bool {
+        !self.is_full.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_knows_stays_on_the_server_while_its_fate_cannot_be_stored() {
+    let manner = Manner { objective: OBJECTIVE, horizon: HORIZON, kept: true, ..Manner::default() };
+    let bench = Bench::with([Way::Late(5); 4], manner);
+    *bench.wire.mailbox.lock().expect("no panic") = Some(1);
+    let paper = Arc::new(Paper { wire: bench.wire.clone(), ..Paper::default() });
+    bench.ask.resume(past(vec![], Some(paper.clone()))).await;
+    let discarded = || bench.wire.discarded.lock().expect("no panic").clone();
+    assert_eq!(bench.attempt(None).await.outcome, Outcome::Ok);
+    paper.is_full.store(true, Ordering::SeqCst);
+    // It is sent and judged all the same, and says so.
+    for _ in 0..2 {
+        let attempt = bench.attempt(None).await;
+        assert_eq!((attempt.outcome, &attempt.details["not_stored_before_sending"]), (Outcome::Ok, &true.into()));
+    }
+    assert_eq!(discarded(), [2], "one of which the store never heard");
+    paper.is_full.store(false, Ordering::SeqCst);
+    let attempt = bench.attempt(None).await;
+    assert_eq!(attempt.details.get("not_stored_before_sending"), None);
+    assert_eq!(discarded(), [2, 1, 3]);
 }
 
 fn past(flights: Vec<Flight>, journal: Option<Arc<dyn Journal>>) -> Past {
