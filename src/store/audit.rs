@@ -13,7 +13,7 @@ use super::{
     error::{Fault, StoreError},
     open, read,
     reader::Reader,
-    rows, seal,
+    rows, summed,
 };
 use crate::{
     alert::Message,
@@ -270,7 +270,7 @@ fn incidents(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
         audit.incidents += 1;
         let (id, json, open, severity): (i64, String, bool, String) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let incident: Incident = match seal::from_json(&json, &format!("incident {id}")) {
+        let incident: Incident = match summed::from_json(&json, &format!("incident {id}")) {
             Ok(incident) => incident,
             Err(error) => {
                 audit.add(RULE, error.to_string());
@@ -317,7 +317,7 @@ fn messages(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
         audit.messages += 1;
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
         let (key, state, channel): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
-        match seal::from_json::<Message>(&json, &format!("message {id}")) {
+        match summed::from_json::<Message>(&json, &format!("message {id}")) {
             Ok(m) if m.key == key && m.state.as_str() == state && m.channel.as_str() == channel => {}
             Ok(_) => audit.add(RULE, format!("message {id} has columns that say otherwise than its JSON")),
             Err(error) => audit.add(RULE, error.to_string()),
@@ -337,7 +337,7 @@ fn memories(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
         let read = || -> Result<(), Fault> {
             read::check_name(&name)?;
             if let Some(memory) = &memory {
-                seal::from_json::<Memory>(memory, &format!("the memory of {name}"))?;
+                summed::from_json::<Memory>(memory, &format!("the memory of {name}"))?;
             }
             rows::flights(c, id).map(|_| ())
         };

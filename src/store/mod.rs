@@ -31,7 +31,7 @@ mod reserve;
 mod restore;
 mod roll;
 mod rows;
-mod seal;
+mod summed;
 mod writer;
 
 #[cfg(test)]

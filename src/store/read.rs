@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     encode::{self, at_of},
     error::Fault,
-    seal,
+    summed,
 };
 use crate::{
     alert::Message,
@@ -180,7 +180,7 @@ pub(super) fn incidents(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        let incident: Incident = seal::from_json(&json, &format!("incident {id}"))?;
+        let incident: Incident = summed::from_json(&json, &format!("incident {id}"))?;
         stands_under_its_number("incident", id, incident.id.0)?;
         found.push(incident);
     }
@@ -198,7 +198,7 @@ pub(super) fn messages(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         let (id, json): (i64, String) = (row.get(0)?, row.get(1)?);
-        let message: Message = seal::from_json(&json, &format!("message {id}"))?;
+        let message: Message = summed::from_json(&json, &format!("message {id}"))?;
         stands_under_its_number("message", id, message.id.0)?;
         found.push(message);
     }

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::{
     error::{Fault, StoreError},
-    read, rows, seal,
+    read, rows, summed,
     writer::{Writer, known},
 };
 use crate::{
@@ -104,7 +104,7 @@ impl Writer {
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 let (name, memory): (String, String) = (row.get(0)?, row.get(3)?);
-                let memory = seal::from_json(&memory, &format!("the memory of {name}"))?;
+                let memory = summed::from_json(&memory, &format!("the memory of {name}"))?;
                 let since = Timestamp::from_millis(row.get(2)?);
                 states.insert(read::check_name(&name)?, RestoredState { state: row.get(1)?, since, memory });
             }

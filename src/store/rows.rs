@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{encode, error::Fault, seal};
+use super::{encode, error::Fault, summed};
 use crate::{
     incident::Vantage,
     observation::{Delivery, Flight},
@@ -11,7 +11,7 @@ use crate::{
 
 /// How the vantage stands.
 pub(super) fn write_vantage(tx: &Transaction<'_>, vantage: &Vantage) -> Result<(), Fault> {
-    let json = seal::to_json(vantage)?;
+    let json = summed::to_json(vantage)?;
     tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('vantage', ?1)", [json])?;
     Ok(())
 }
@@ -20,7 +20,7 @@ pub(super) fn write_vantage(tx: &Transaction<'_>, vantage: &Vantage) -> Result<(
 pub(super) fn vantage(connection: &Connection) -> Result<Vantage, Fault> {
     let found: Option<String> =
         connection.query_row("SELECT value FROM meta WHERE key = 'vantage'", [], |row| row.get(0)).optional()?;
-    found.map_or_else(|| Ok(Vantage::default()), |json| seal::from_json(&json, "the vantage"))
+    found.map_or_else(|| Ok(Vantage::default()), |json| summed::from_json(&json, "the vantage"))
 }
 
 /// What became of an observation's messages, under the observation's number.

@@ -14,7 +14,7 @@ use super::{
     maintain::Upkeep,
     open, read,
     reserve::Reserve,
-    rows, seal,
+    rows, summed,
 };
 use crate::{
     alert::Message,
@@ -163,11 +163,11 @@ impl Writer {
             .query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect::<Result<_, _>>()?;
         for (number, json) in incidents {
-            let mut incident: Incident = seal::from_json(&json, &format!("incident {number}"))?;
+            let mut incident: Incident = summed::from_json(&json, &format!("incident {number}"))?;
             if let Some(member) = incident.members.remove(from) {
                 incident.members.insert(to.clone(), member);
             }
-            tx.execute("UPDATE incident SET json = ?2 WHERE id = ?1", params![number, seal::to_json(&incident)?])?;
+            tx.execute("UPDATE incident SET json = ?2 WHERE id = ?1", params![number, summed::to_json(&incident)?])?;
         }
         tx.commit()?;
         Ok(Renamed::Done)
@@ -332,7 +332,7 @@ impl Writing<'_> {
         let check_id = known(self.tx, self.known, &row.check)?.id;
         self.tx
             .prepare_cached("INSERT OR REPLACE INTO state (check_id, state, since, memory) VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![check_id, row.state, row.since.as_millis(), seal::to_json(&row.memory)?])?;
+            .execute(params![check_id, row.state, row.since.as_millis(), summed::to_json(&row.memory)?])?;
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl Writing<'_> {
                 i.cause,
                 i.acknowledged.as_ref().map(|a| &a.by),
                 i.acknowledged.as_ref().map(|a| a.at.as_millis()),
-                seal::to_json(i)?,
+                summed::to_json(i)?,
             ])?;
         self.tx.prepare_cached("DELETE FROM incident_member WHERE incident = ?1")?.execute([id])?;
         for (check, m) in &i.members {
@@ -431,7 +431,7 @@ impl Writing<'_> {
                 m.settled_at.map(Timestamp::as_millis),
                 m.last_error,
                 m.handed_over,
-                seal::to_json(m)?,
+                summed::to_json(m)?,
             ])?;
         if written == 1 {
             return Ok(());

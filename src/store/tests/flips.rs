@@ -55,7 +55,7 @@ fn is_other(restored: &Restored, whole: &Restored) -> bool {
     }
     for (check, state) in &restored.states {
         let was = whole.states.get(check);
-        // A further key is what a damaged name of the seal leaves, and nobody asks for it.
+        // A further key is what a damaged name of the sum leaves, and nobody asks for it.
         let has = |(key, value): (&String, &Value)| state.memory.get(key) == Some(value);
         let is_whole = was.is_none_or(|was| was.memory.as_object().is_none_or(|o| o.iter().all(has)));
         assert!(is_whole, "what {check} goes on from has changed: {state:?}");

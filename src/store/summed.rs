@@ -12,12 +12,12 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{encode, error::Fault};
 
 /// The last key; eight hexadecimal digits, a quote and a brace follow.
-const KEY: &str = ",\"seal\":\"";
+const KEY: &str = ",\"sum\":\"";
 
 /// Digits of a sum: CRC-32, which finds every change within 32 bits that are side by side.
 const DIGITS: usize = 8;
 
-/// A value as sealed JSON. What is no object, or has no members, has no place for a seal.
+/// A value as JSON with its sum. What is no object, or has no members, has no place for one.
 pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, Fault> {
     let mut json = encode::to_json(value)?;
     if json.len() > "{}".len() && json.ends_with('}') {
@@ -29,20 +29,20 @@ pub(super) fn to_json<T: Serialize>(value: &T) -> Result<String, Fault> {
     Ok(json)
 }
 
-/// JSON text as a value, unless its seal is broken; `what` names the row it stands in.
+/// JSON text as a value, unless its sum does not match; `what` names the row it stands in.
 pub(super) fn from_json<T: DeserializeOwned>(text: &str, what: &str) -> Result<T, Fault> {
     let json = opened(text)
         .ok_or_else(|| Fault::Inconsistent(format!("{what} is not as it was written: its sum does not match")))?;
     encode::from_json(&json, what)
 }
 
-/// The JSON without its seal; `None` when that is broken.
+/// The JSON without its sum; `None` when that does not match.
 fn opened(text: &str) -> Option<Cow<'_, str>> {
-    let sealed = || {
+    let parts = || {
         let (rest, sum) = text.strip_suffix("\"}")?.split_at_checked(text.len().checked_sub(2 + DIGITS)?)?;
         Some((rest.strip_suffix(KEY)?, sum))
     };
-    let Some((body, sum)) = sealed() else { return Some(text.into()) };
+    let Some((body, sum)) = parts() else { return Some(text.into()) };
     (format!("{:08x}", crc32fast::hash(body.as_bytes())) == sum).then(|| format!("{body}}}").into())
 }
 
@@ -53,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_sealed_is_read_again_and_so_is_what_never_was() {
-        for value in [json!({}), json!(null), json!([1]), json!({"a": 1}), json!({"a": {"seal": "00000000"}})] {
+    fn what_has_a_sum_is_read_again_and_so_is_what_never_was() {
+        for value in [json!({}), json!(null), json!([1]), json!({"a": 1}), json!({"a": {"sum": "00000000"}})] {
             let text = to_json(&value).expect("JSON");
             assert!(serde_json::from_str::<Value>(&text).is_ok(), "SQLite must read it: {text}");
             assert_eq!(from_json::<Value>(&text, "it").expect("whole"), value, "{text}");
@@ -77,7 +77,7 @@ mod tests {
                     assert!(error.to_string().contains("incident 3"), "{error}");
                 }
                 Ok(mut read) => {
-                    // The name of the seal itself, which then is a key that nobody asks for.
+                    // The name of the sum itself, which then is a key that nobody asks for.
                     harmless += 1;
                     let object = read.as_object_mut().expect("an object");
                     object.retain(|key, _| value.get(key).is_some());
