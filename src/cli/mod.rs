@@ -223,10 +223,16 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// The daemon uses all processors; a command that asks one thing starts faster on one thread.
+/// The daemon uses half of the processors: it has a thread for the store beside, the system does as much for its sockets as
+/// it does itself, and threads that have little to do cost by waking each other. A command that asks one thing starts faster
+/// on one thread.
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        Command::Run(_) | Command::Demo(_) => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let workers = (processors / 2).max(1);
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+        }
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     }
 }

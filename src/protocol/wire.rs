@@ -32,7 +32,7 @@ pub use self::{
         TlsClient, TlsOptions, TlsVersion, below, certificate_facts, days_between, expiry, tls_error_within,
         tls_failure,
     },
-    verify::Seen,
+    verify::{Seen, Witness},
 };
 use crate::{
     clock,

@@ -5,16 +5,18 @@
 //! (`now` is an argument); the only randomness is the identity given to a new database.
 //!
 //! ```text
-//! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time; days past `keep.raw` are deleted
+//! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time
 //!                           ──▶ state                             what detectors remember
 //!                           ──▶ incident, incident_member, timeline
 //!                           ──▶ message                           the outbox
 //!            Writer::maintain ─▶ daily                            closed days, with latency sketches
+//!                             ─▶ block                            days past `keep.raw`, a few bytes an observation
 //! ```
 //!
 //! The journal is a write-ahead log and `synchronous` is FULL, so a commit that was acknowledged survives a power
 //! cut. The tables are private; people who query the file use the views, which docs/store.md describes.
 
+mod block;
 mod daily;
 mod day;
 mod encode;
@@ -27,6 +29,8 @@ mod reader;
 mod restore;
 mod roll;
 mod rows;
+mod seal;
+mod sealed;
 mod writer;
 
 #[cfg(test)]
@@ -39,5 +43,6 @@ pub use self::{
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
     reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
+    sealed::Seen,
     writer::{Renamed, Resumed, Writer},
 };

@@ -1,15 +1,17 @@
 //! TLS for every protocol: whom to trust, what the certificate says, and what exactly is wrong with it.
 //!
-//! The configuration of a check is built once; an attempt adds only a recorder of the chain, so that the certificate
+//! The configuration is built once for all checks that connect in the same way; an attempt adds only a recorder of the chain, so that the certificate
 //! is told even when it is refused. Sessions are never resumed: each attempt makes the full handshake, because what
 //! is watched is whether a newcomer gets in.
 
 use std::{
+    any::{Any, TypeId},
     borrow::Cow,
+    collections::HashMap,
     fmt,
     io::{self, ErrorKind},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use rustls::{
@@ -24,7 +26,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
     Attempt, Net, Stream, io_kind, io_text,
-    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, provider},
+    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, Witness, provider},
 };
 use crate::{
     observation::{Kind, Phase, Reason, TlsFacts},
@@ -125,16 +127,15 @@ impl TlsOptions {
                 None
             }
         };
-        good.then(|| TlsClient {
-            made_from: Arc::new(MadeFrom {
+        good.then(|| {
+            TlsClient::of(MadeFrom {
                 roots,
                 insecure: self.insecure,
                 name,
                 min_version: self.min_version,
                 identity,
                 alpn: alpn.iter().map(|p| p.as_bytes().to_vec()).collect(),
-            }),
-            built: Arc::default(),
+            })
         })
     }
 }
@@ -165,13 +166,19 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, (&'static str, S
     Ok((chain, key_der))
 }
 
-/// How one check connects by TLS. Cheap to clone; the configuration is built at its first use.
+/// How a check connects by TLS. Cheap to clone; the configuration is built at its first use, once for all checks that
+/// connect in the same way.
 #[derive(Clone)]
-pub struct TlsClient {
-    made_from: Arc<MadeFrom>,
-    built: Arc<OnceLock<Result<Arc<Built>, String>>>,
+pub struct TlsClient(Arc<Connecting>);
+
+struct Connecting {
+    made_from: MadeFrom,
+    built: OnceLock<Result<Arc<Built>, String>>,
+    /// What protocols make of it.
+    made: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
+#[derive(PartialEq)]
 struct MadeFrom {
     roots: Vec<CertificateDer<'static>>,
     insecure: bool,
@@ -188,17 +195,41 @@ struct Built {
 
 impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsClient").field("insecure", &self.made_from.insecure).finish_non_exhaustive()
+        f.debug_struct("TlsClient").field("insecure", &self.0.made_from.insecure).finish_non_exhaustive()
     }
 }
 
 impl TlsClient {
+    /// The one that is made from this already, or a new one.
+    fn of(made_from: MadeFrom) -> Self {
+        static ALL: Mutex<Vec<Weak<Connecting>>> = Mutex::new(Vec::new());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = all.iter().filter_map(Weak::upgrade).find(|other| other.made_from == made_from) {
+            return Self(same);
+        }
+        all.retain(|other| other.strong_count() > 0);
+        let new = Arc::new(Connecting { made_from, built: OnceLock::new(), made: Mutex::default() });
+        all.push(Arc::downgrade(&new));
+        Self(new)
+    }
+
+    /// What a protocol makes of it for all checks that connect in this way: made at the first call, the same from then on.
+    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = made.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok());
+        known.unwrap_or_else(|| {
+            let new = Arc::new(make());
+            made.insert(TypeId::of::<T>(), new.clone());
+            new
+        })
+    }
+
     /// A configuration whose verifier records the chain into `seen`.
     ///
     /// # Errors
     /// When the options fit no configuration.
-    pub fn config(&self, net: &Net, seen: Arc<Seen>) -> Result<ClientConfig, String> {
-        let built = self.built.get_or_init(|| self.made_from.build(net).map(Arc::new)).clone()?;
+    pub fn config(&self, net: &Net, seen: Arc<dyn Witness>) -> Result<ClientConfig, String> {
+        let built = self.0.built.get_or_init(|| self.0.made_from.build(net).map(Arc::new)).clone()?;
         let mut config = built.config.clone();
         config.dangerous().set_certificate_verifier(Arc::new(Recorder { inner: built.verifier.clone(), seen }));
         Ok(config)
@@ -209,7 +240,7 @@ impl TlsClient {
     /// # Errors
     /// When the host can be no name of a certificate.
     pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, String> {
-        match &self.made_from.name {
+        match &self.0.made_from.name {
             Some(name) => Ok(name.clone()),
             None => ServerName::try_from(host.strip_suffix('.').unwrap_or(host).to_owned())
                 .map_err(|_| format!("`{host}` can be no name of a certificate; set tls.server_name")),
@@ -218,7 +249,7 @@ impl TlsClient {
 
     /// Whether any certificate is accepted.
     pub fn insecure(&self) -> bool {
-        self.made_from.insecure
+        self.0.made_from.insecure
     }
 }
 

@@ -78,9 +78,9 @@ SELECT
     o.id,
     k.name AS check_name,
     strftime('%Y-%m-%dT%H:%M:%S', (o.id >> 15) / 1000, 'unixepoch') || printf('.%03dZ', (o.id >> 15) % 1000) AS at,
-    CASE o.outcome WHEN 0 THEN 'ok' WHEN 1 THEN 'slow' WHEN 2 THEN 'failed' ELSE 'unknown' END AS outcome,
-    o.latency_us / 1000.0 AS latency_ms,
-    coalesce(d.duration_us, o.latency_us) / 1000.0 AS duration_ms,
+    CASE o.verdict & 3 WHEN 0 THEN 'ok' WHEN 1 THEN 'slow' WHEN 2 THEN 'failed' ELSE 'unknown' END AS outcome,
+    (o.verdict >> 2) / 1000.0 AS latency_ms,
+    coalesce(d.duration_us, o.verdict >> 2) / 1000.0 AS duration_ms,
     json_extract(e.json, '$.reason.phase') AS phase,
     json_extract(e.json, '$.reason.kind') AS kind,
     json_extract(e.json, '$.reason.text') AS reason,
@@ -111,7 +111,7 @@ SELECT
 FROM observation o
 JOIN known_check k ON k.id = o.check_id
 LEFT JOIN delivery d ON d.id = o.id
-LEFT JOIN evidence e ON e.id = o.evidence;
+LEFT JOIN evidence e ON e.day = (o.id >> 15) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence;
 
 DROP VIEW IF EXISTS checks;
 CREATE VIEW checks AS
@@ -120,8 +120,8 @@ SELECT
     s.state,
     strftime('%Y-%m-%dT%H:%M:%S', s.since / 1000, 'unixepoch') || printf('.%03dZ', s.since % 1000) AS since,
     strftime('%Y-%m-%dT%H:%M:%S', (o.id >> 15) / 1000, 'unixepoch') || printf('.%03dZ', (o.id >> 15) % 1000) AS last_at,
-    CASE o.outcome WHEN 0 THEN 'ok' WHEN 1 THEN 'slow' WHEN 2 THEN 'failed' WHEN 3 THEN 'unknown' END AS last_outcome,
-    o.latency_us / 1000.0 AS last_latency_ms
+    CASE o.verdict & 3 WHEN 0 THEN 'ok' WHEN 1 THEN 'slow' WHEN 2 THEN 'failed' WHEN 3 THEN 'unknown' END AS last_outcome,
+    (o.verdict >> 2) / 1000.0 AS last_latency_ms
 FROM known_check k
 LEFT JOIN state s ON s.check_id = k.id
 LEFT JOIN latest l ON l.check_id = k.id
@@ -136,7 +136,8 @@ bound AS (
            CAST(round((julianday('now') - 2440587.5) * 86400000) AS INTEGER) AS now_ms
 ),
 raw AS (
-    SELECT o.id, o.check_id, o.id >> 15 AS at, (o.id >> 15) / 86400000 AS day, o.outcome, o.latency_us
+    SELECT o.id, o.check_id, o.id >> 15 AS at, (o.id >> 15) / 86400000 AS day, o.verdict & 3 AS outcome,
+           o.verdict >> 2 AS latency_us
     FROM observation o WHERE o.id >= (SELECT first_day FROM bound) * (86400000 << 15)
 ),
 -- What each observation speaks for: until the next one, and never longer than the check's hold.

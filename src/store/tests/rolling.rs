@@ -339,8 +339,10 @@ fn retention_deletes_exactly_what_is_old() {
     let brief = Keep { daily: Duration::from_secs(2 * 86_400), ..KEEP };
     maintain(&mut writer, now, &brief);
     assert_eq!(count(&format!("SELECT min(day) - {DAY} FROM daily")), 3);
-    // The chain ends where the raw observations do.
-    assert_eq!(place.reader().recent(&check(NAMES[0]), 10_000).expect("observations").len(), 2_000);
+    // What is not there raw any more is sealed.
+    let sealed = place.reader().seen(&check(NAMES[0]), Timestamp::EPOCH, LATER).expect("observations");
+    assert_eq!(sealed.len(), 12_000);
+    assert!(sealed.iter().all(|seen| seen.outcome == Outcome::Failed && seen.latency == Duration::from_millis(5)));
 }
 
 #[test]
