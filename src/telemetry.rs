@@ -89,6 +89,10 @@ pub struct Telemetry {
     outbox_oldest_seconds: Gauge<f64, AtomicU64>,
     notifications: Family<ChannelLabels, Counter>,
     reloads: Family<Label, Counter>,
+    isolated: Gauge,
+    isolations: Counter,
+    clock_jumps: Counter,
+    void: Family<Label, Counter>,
     uptime_seconds: Gauge<f64, AtomicU64>,
     tally: Mutex<Tally>,
 }
@@ -130,6 +134,10 @@ impl Telemetry {
             outbox_oldest_seconds: Gauge::default(),
             notifications: Family::default(),
             reloads: Family::default(),
+            isolated: Gauge::default(),
+            isolations: Counter::default(),
+            clock_jumps: Counter::default(),
+            void: Family::default(),
             uptime_seconds: Gauge::default(),
             tally: Mutex::new(Tally::new(started_at)),
             registry,
@@ -155,6 +163,14 @@ impl Telemetry {
         let notifications = self.notifications.clone();
         r.register("notifications", "Attempts to deliver a message, by channel and result", notifications);
         r.register("reloads", "Reloads of the configuration, by result", self.reloads.clone());
+        r.register("isolated", "Whether no canary answers: 1, or 0", self.isolated.clone());
+        r.register("isolations", "How often no canary answered any more", self.isolations.clone());
+        r.register("clock_jumps", "Steps of the wall clock, and suspends of the machine", self.clock_jumps.clone());
+        r.register(
+            "void_observations",
+            "Observations that could not tell because of the agent, by cause",
+            self.void.clone(),
+        );
         let uptime = self.uptime_seconds.clone();
         r.register_with_unit("uptime", "Time since this agent started", Unit::Seconds, uptime);
         self
@@ -214,6 +230,24 @@ impl Telemetry {
         let mut tally = self.tally();
         *tally.reloads.entry(word).or_default() += 1;
         tally.last_reload_at = Some(at);
+    }
+
+    /// The agent has become isolated, or is so no more.
+    pub fn isolated(&self, isolated: bool) {
+        self.isolated.set(i64::from(isolated));
+        if isolated {
+            self.isolations.inc();
+        }
+    }
+
+    /// The wall clock was set, or the machine suspended.
+    pub fn clock_jumped(&self) {
+        self.clock_jumps.inc();
+    }
+
+    /// An observation was made void, by `isolation` or `clock`.
+    pub fn void(&self, cause: &'static str) {
+        self.void.get_or_create(&[("cause", cause)]).inc();
     }
 
     /// Everything in the OpenMetrics text format (see [`CONTENT_TYPE`]).

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::{mpsc, watch};
@@ -28,6 +31,8 @@ use crate::{
 pub(crate) struct Board {
     pending: Mutex<HashMap<Name, BTreeMap<MessageId, Message>>>,
     changes: watch::Sender<u64>,
+    /// Whether nothing is to be sent for now: the agent is isolated, and every attempt would only fail.
+    held: AtomicBool,
 }
 
 impl Board {
@@ -47,6 +52,13 @@ impl Board {
             }
         }
         if changed {
+            self.changes.send_modify(|n| *n += 1);
+        }
+    }
+
+    /// Holds back all messages, or lets them go.
+    pub(crate) fn hold(&self, held: bool) {
+        if self.held.swap(held, Ordering::AcqRel) != held {
             self.changes.send_modify(|n| *n += 1);
         }
     }
@@ -110,15 +122,22 @@ impl Line {
 
 impl Queue for Line {
     fn due(&self, now: Timestamp) -> Option<Message> {
-        let message = self.board.first_of_each(&self.channel, |firsts| {
-            firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
-        });
+        let held = self.board.held.load(Ordering::Acquire);
+        let first = || {
+            self.board.first_of_each(&self.channel, |firsts| {
+                firsts.filter(|m| is_due(m, now)).min_by_key(|m| (m.next_at, m.id)).cloned()
+            })
+        };
+        let message = if held { None } else { first() };
         // By then the loop has told what came of the message, or looks again.
         self.beat.within(if message.is_some() { worker::DELIVERY_MAX } else { worker::SLEEP_MAX });
         message
     }
 
     fn next_due(&self) -> Option<Timestamp> {
+        if self.board.held.load(Ordering::Acquire) {
+            return None;
+        }
         self.board.first_of_each(&self.channel, |firsts| firsts.map(|m| m.next_at).min())
     }
 

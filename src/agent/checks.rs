@@ -15,14 +15,16 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use super::{
     heart::{self, Job, Reply},
     pulse::Beat,
+    vantage::Vantage,
 };
 use crate::{
     check::{Check, Context, Journal, Lane, Past},
-    clock,
+    clock::{self, Reading},
     decide::Event,
     delivery::Key,
     detect::Pace,
-    observation::Flight,
+    incident::vantage::{self, Excuse},
+    observation::{Correction, Flight, Observation},
     protocol::{Boxed, Net},
     schedule::Schedule,
     telemetry::Telemetry,
@@ -117,15 +119,28 @@ struct Due {
     instant: Instant,
     /// To confirm a suspicion or a recovery: how soon the next one is wanted, too.
     confirms: Option<Duration>,
+    /// Whether the latest attempt told nothing because of the agent itself: the next comes as soon as it can tell
+    /// something, at the latest when it is due.
+    void: bool,
 }
 
 impl Due {
     fn new(at: Timestamp) -> Self {
-        Self { at, instant: clock::instant() + at.since(clock::now()), confirms: None }
+        Self { at, instant: clock::instant() + at.since(clock::now()), confirms: None, void: false }
+    }
+
+    /// The same, unless `pause` from now is sooner; whatever the latest attempt told.
+    fn within(self, pause: Duration) -> Self {
+        let instant = clock::instant() + pause;
+        if instant < self.instant {
+            Self { at: clock::now() + pause, instant, void: false, ..self }
+        } else {
+            Self { void: false, ..self }
+        }
     }
 
     fn at_once(at: Timestamp) -> Self {
-        Self { at, instant: clock::instant(), confirms: None }
+        Self { at, instant: clock::instant(), confirms: None, void: false }
     }
 }
 
@@ -161,6 +176,7 @@ pub(crate) struct Runner {
     pub(crate) telemetry: Arc<Telemetry>,
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) beat: Beat,
+    pub(crate) sight: Arc<Vantage>,
 }
 
 impl Runner {
@@ -285,7 +301,8 @@ impl Runner {
     async fn ask(&self, due: Due, second: Option<Timestamp>) -> Option<Due> {
         // Others hold the permits, each for no longer than it has promised.
         let Ok(permit) = self.beat.kept(self.permits.acquire()).await else { return None };
-        let (now, begun) = (clock::now(), clock::instant());
+        let clocks = clock::reading();
+        let (now, begun) = (clocks.wall, clock::instant());
         self.telemetry.late(begun.saturating_duration_since(due.instant));
         let regular = next_run(&self.check.schedule, &self.check.name, now, due.at, second);
         let context = Context {
@@ -304,7 +321,11 @@ impl Runner {
         };
         // What follows waits for the disk, not for the network.
         drop(permit);
-        let observation = answer.observation;
+        let mut observation = answer.observation;
+        let void = self.judge(&mut observation, begun, &clocks).await;
+        if due.void && !void {
+            self.sight.look_again();
+        }
         self.telemetry.probed(self.check.ask.kind(), observation.outcome, observation.duration);
         let event = Event::Observed { check: self.check.name.clone(), observation };
         let pace = self.tell(event).await;
@@ -314,17 +335,56 @@ impl Runner {
                 at: (now + every).max(clock::now()),
                 instant: (begun + every).max(clock::instant()),
                 confirms: Some(every),
+                void,
             }),
             Pace::Regular if regular.is_some_and(|at| is_caught_up_with(now, at, clock::now())) => {
-                regular.map(Due::at_once)
+                regular.map(|at| Due { void, ..Due::at_once(at) })
             }
             // Asked anew: the attempt may have outlasted its interval, or the clock been set meanwhile.
-            Pace::Regular => self.regular(due, second),
+            Pace::Regular => self.regular(due, second).map(|due| Due { void, ..due }),
         }
     }
 
     fn regular(&self, ran: Due, second: Option<Timestamp>) -> Option<Due> {
         next_run(&self.check.schedule, &self.check.name, clock::now(), ran.at, second).map(Due::new)
+    }
+
+    /// Makes an observation void that the agent itself explains: by its isolation, or because the clocks parted while it
+    /// was made. Returns whether it did.
+    async fn judge(&self, observation: &mut Observation, begun: Instant, clocks: &Reading) -> bool {
+        let why = match vantage::excuse_of(observation) {
+            Excuse::None => None,
+            Excuse::Ask => self.sight.why_void(begun, true).await,
+            Excuse::IfIsolated => self.sight.why_void(begun, false).await,
+        };
+        let why = why.map(|why| ("isolation", why));
+        let jump = || self.sight.jump_since(begun, clocks).map(|jump| ("clock", format!("{jump} during the attempt")));
+        let Some((cause, why)) = why.or_else(jump) else { return false };
+        vantage::void(observation, &why);
+        self.telemetry.void(cause);
+        true
+    }
+
+    /// The same for what came to light of an earlier attempt.
+    async fn judge_fate(&self, correction: &mut Correction) {
+        let age = clock::now().since(correction.observed_at);
+        // Older than this machine's running time: then as old as can be told.
+        let begun = || clock::instant().checked_sub(age).unwrap_or_else(clock::instant);
+        let why = match vantage::excuse_of_fate(correction) {
+            Excuse::None => None,
+            Excuse::Ask => self.sight.why_void(begun(), true).await,
+            Excuse::IfIsolated => self.sight.why_void(begun(), false).await,
+        };
+        if let Some(why) = why {
+            vantage::void_fate(correction, &why);
+            self.telemetry.void("isolation");
+        }
+    }
+
+    /// How soon a check is asked anew once the agent can tell something again: spread, so that not all are at once.
+    fn soon(&self) -> Duration {
+        let pause_ms = u64::try_from(self.check.thresholds.confirm_every.as_millis()).unwrap_or(u64::MAX).max(1);
+        Duration::from_millis(clock::random_seed() % pause_ms)
     }
 
     async fn tell(&self, event: Event) -> Pace {
@@ -346,26 +406,24 @@ impl Runner {
         let mut due = due;
         let mut outstanding = true;
         loop {
-            let sleep = self.sleep(due);
-            if !outstanding {
-                sleep.await;
-                return due;
-            }
+            let (sleep, void) = (self.sleep(due), due.void);
             tokio::select! {
                 // What is known already is told before the next attempt, however short the pause.
                 biased;
-                correction = self.check.ask.afterwards() => match correction {
-                    Some(correction) => {
+                correction = self.check.ask.afterwards(), if outstanding => match correction {
+                    Some(mut correction) => {
+                        Box::pin(self.judge_fate(&mut correction)).await;
                         let event = Event::Corrected { check: self.check.name.clone(), correction };
                         if let Pace::Confirm(every) = Box::pin(self.tell(event)).await {
                             let sooner = clock::instant() + every;
                             if sooner < due.instant {
-                                due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every) };
+                                due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every), ..due };
                             }
                         }
                     }
                     None => outstanding = false,
                 },
+                () = self.sight.returned(), if void => due = due.within(self.soon()),
                 () = sleep => return due,
             }
         }

@@ -42,6 +42,7 @@ impl Control for Shared {
                 config: self.config_path.clone(),
                 now,
                 checks,
+                vantage: self.sight.status(),
                 metrics: self.telemetry.snapshot(now),
                 reload_error: self.reload_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             }

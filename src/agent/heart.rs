@@ -23,13 +23,15 @@ use tokio::sync::{
 use super::{
     AgentError,
     board::Board,
+    past::{rename, restore},
     pulse::{Beat, Part, Pulse},
     service::Standing,
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
+    decide::{Commit, Core, Event, Plan, Refused, StateRow},
     detect::{Pace, State},
+    incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched, Writer},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
@@ -121,6 +123,8 @@ pub(crate) struct Heart {
     pub(crate) jobs: mpsc::Sender<Job>,
     pub(crate) next_timeout: watch::Receiver<Option<Timestamp>>,
     pub(crate) standing: watch::Receiver<Standing>,
+    /// The isolation in which an earlier run ended.
+    pub(crate) isolation: Option<Isolation>,
     stop: Arc<AtomicBool>,
     end: oneshot::Receiver<String>,
     thread: Option<thread::JoinHandle<()>>,
@@ -138,7 +142,7 @@ impl Heart {
         let (jobs, queue) = mpsc::channel(JOBS_MAX);
         let (timeout, next_timeout) = watch::channel(None);
         let (stand, standing) = watch::channel(Standing::default());
-        let (opened, open_result) = oneshot::channel();
+        let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
@@ -148,7 +152,7 @@ impl Heart {
                 let outlets = Outlets { board, telemetry, timeout, stand };
                 let beating = match Beating::open(&path, setup, outlets, &pulse) {
                     Ok(beating) => {
-                        let _ = opened.send(Ok(()));
+                        let _ = opened.send(Ok(beating.core.isolation().copied()));
                         beating
                     }
                     Err(error) => {
@@ -164,8 +168,9 @@ impl Heart {
                 });
             })
             .map_err(|e| AgentError::Heart(e.to_string()))?;
-        open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
-        Ok(Self { jobs, next_timeout, standing, stop, end, thread: Some(thread) })
+        let isolation =
+            open_result.await.map_err(|_| AgentError::Heart("a bug while it was opening the store".into()))??;
+        Ok(Self { jobs, next_timeout, standing, isolation, stop, end, thread: Some(thread) })
     }
 
     /// Resolves when the thread has ended unasked, with why.
@@ -233,6 +238,7 @@ impl Beating {
             .filter_map(|(name, (_, observations))| Some((name.clone(), last_seen(observations.last()?))))
             .collect();
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
+        outlets.board.hold(core.isolation().is_some());
         let beating = Self {
             core,
             writer,
@@ -381,6 +387,7 @@ impl Beating {
         if moved {
             self.stand();
         }
+        self.outlets.board.hold(self.core.isolation().is_some());
         self.outlets.board.publish(commits.iter().flat_map(|c| &c.messages));
         if events > 0 {
             let (depth, oldest) = self.outlets.board.depth();
@@ -459,37 +466,6 @@ fn last_seen(observation: &crate::observation::Observation) -> LastSeen {
         latency_ms: crate::observation::to_ms(observation.latency()),
         reason: observation.reason.clone(),
     }
-}
-
-fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> Result<(), StoreError> {
-    for (from, to) in renames {
-        let renamed = writer.rename(from, to)?;
-        tracing::debug!(%from, %to, ?renamed, "history of a renamed check");
-    }
-    Ok(())
-}
-
-/// What the core goes on from.
-fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, StoreError> {
-    let restored = writer.restore(now, &setup.watched)?;
-    let mut checks: HashMap<CheckName, Known> = HashMap::new();
-    for (name, state) in restored.states {
-        match serde_json::from_value(state.memory) {
-            Ok(memory) => checks.entry(name).or_default().0 = Some(memory),
-            Err(error) => tracing::error!(check = %name, %error, "its stored state is not understood; it starts anew"),
-        }
-    }
-    for (name, observations) in restored.recent {
-        checks.entry(name).or_default().1 = observations;
-    }
-    Ok(Past {
-        instance: writer.instance().to_owned(),
-        checks,
-        incidents: restored.incidents,
-        messages: restored.messages,
-        next_incident: restored.next_incident.0,
-        next_message: restored.next_message.0,
-    })
 }
 
 /// Whether trying again cannot help.

@@ -13,9 +13,11 @@ mod board;
 mod checks;
 mod control;
 mod heart;
+mod past;
 mod pulse;
 mod service;
 mod trial;
+mod vantage;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,6 +33,7 @@ use self::{
     checks::Runner,
     heart::{Heart, Job, Setup},
     pulse::{Part, Pulse},
+    vantage::Vantage,
 };
 pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
@@ -85,6 +88,7 @@ pub(crate) struct Shared {
     started_at: Timestamp,
     config_path: PathBuf,
     vantage: Name,
+    sight: Arc<Vantage>,
     jobs: tokio::sync::mpsc::Sender<Job>,
     board: Arc<Board>,
     telemetry: Arc<Telemetry>,
@@ -147,6 +151,8 @@ pub async fn run(
     });
     let clock = tokio::spawn(tick(shared.clone(), heart.next_timeout.clone()));
     let standing = heart.standing.clone();
+    let sight = shared.sight.clone();
+    let sight = tokio::spawn(async move { tokio::join!(sight.watch(), sight.watch_clocks()) });
     {
         let running = shared.running.lock().await;
         let (checks, channels) = (running.checks.len(), running.channels.len());
@@ -174,6 +180,7 @@ pub async fn run(
     let deadline = clock::instant() + STOP_MAX;
     let left = || deadline.saturating_duration_since(clock::instant());
     clock.abort();
+    sight.abort();
     let socket = shared.shut_down().await;
     // Whoever still holds the socket is cut off: its answer could only be that the daemon stops.
     server.abort();
@@ -189,11 +196,19 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart), A
     let board = Arc::new(Board::default());
     let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
     let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    let sight = Arc::new(Vantage::new(
+        config.agent.canaries.clone(),
+        net.clone(),
+        heart.isolation,
+        heart.jobs.clone(),
+        telemetry.clone(),
+    ));
     let shared = Arc::new(Shared {
         version: env!("CARGO_PKG_VERSION"),
         started_at: now,
         config_path: config.path.clone(),
         vantage: config.agent.name.clone(),
+        sight,
         jobs: heart.jobs.clone(),
         board,
         telemetry,
@@ -329,6 +344,7 @@ impl Shared {
                 telemetry: self.telemetry.clone(),
                 permits: permits.clone(),
                 beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
+                sight: self.sight.clone(),
             };
             let handle = tokio::spawn(runner.run(first, stopped));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
@@ -400,7 +416,8 @@ impl Shared {
             .await
             .map_err(|e: HeartError| e.to_string())?;
         running.config = Arc::new(config);
-        running.net = net;
+        running.net = net.clone();
+        self.sight.reconfigure(running.config.agent.canaries.clone(), net);
         self.start_channels(running);
         self.start_checks(running);
         Ok(counts)

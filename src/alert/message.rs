@@ -27,6 +27,8 @@ pub enum MessageKind {
     Recovery,
     /// It began and ended before this channel could be told of its beginning.
     Past,
+    /// The agent itself was cut off for a while, and could judge nothing meanwhile.
+    Isolated,
     /// Nothing is wrong: somebody tries the channel.
     Test,
 }
@@ -41,6 +43,7 @@ impl MessageKind {
             Self::Partial => "partial",
             Self::Recovery => "recovery",
             Self::Past => "past",
+            Self::Isolated => "isolated",
             Self::Test => "test",
         }
     }
@@ -166,7 +169,7 @@ impl Tally {
 pub struct Alert {
     /// What is told.
     pub kind: MessageKind,
-    /// The incident; absent in a test message.
+    /// The incident; absent in a test message and in one about the agent itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incident: Option<IncidentId>,
     /// The place the agent looks from.

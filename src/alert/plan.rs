@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use super::{Fired, Match, MessageKind, Route, Step, ToldNext};
 use crate::{
-    incident::{Incident, Severity},
+    incident::Incident,
     value::{Name, TimeSpan, Timestamp},
 };
 
@@ -210,9 +210,4 @@ pub fn next_due(routes: &[Route], incident: &Incident) -> Option<Timestamp> {
     let steps = steps_ahead(routes, incident).map(|(at, _)| at);
     let partial = partial_due(incident).filter(|_| !incident.told.channels.is_empty());
     steps.chain(partial).min()
-}
-
-/// The worst severity a message tells.
-pub fn told_severity(incident: &Incident, before: Option<Severity>) -> Severity {
-    before.map_or(incident.severity, |b| b.max(incident.severity))
 }

@@ -4,6 +4,7 @@
 //! several [`accounts`], one of these for each.
 
 pub mod accounts;
+pub mod canary;
 pub mod delivery;
 pub mod probe;
 

@@ -22,7 +22,7 @@ Examples:
   bongsu status --fail || echo 'something is down'
   bongsu status --json | jq '.checks[] | select(.state != \"up\")'")]
 pub struct Args {
-    /// Exit with 1 when a check is down, or when no daemon is running and so nobody looks
+    /// Exit with 1 when a check is down, or when nobody looks: no daemon is running, or it is isolated
     #[arg(long)]
     fail: bool,
     #[command(flatten)]
@@ -53,5 +53,9 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         cx.out.print(&text)?;
     }
     let down = checks.iter().any(|c| c.state == "down");
-    Ok(Verdict::of(!args.fail || (!down && store.daemon())))
+    let isolated = match &source {
+        Source::Daemon(report) => report.vantage.as_ref().is_some_and(|v| v.isolated_since.is_some()),
+        Source::Store(_) => false,
+    };
+    Ok(Verdict::of(!args.fail || (!down && !isolated && store.daemon())))
 }

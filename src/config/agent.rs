@@ -1,4 +1,4 @@
-//! The section `agent`: the vantage, its name servers, its socket.
+//! The section `agent`: the vantage, its name servers, its canaries, its socket.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -11,7 +11,10 @@ use super::{
     raw::{AGENT_KEYS, RawAgent},
     secrets::Environment,
 };
-use crate::value::Name;
+use crate::{
+    check::canary::{CANARIES_MAX, Canary},
+    value::Name,
+};
 
 const SOCKET_DIRECTORY: &str = "/run/bongsu";
 const SOCKET_NAME: &str = "bongsu.sock";
@@ -60,7 +63,32 @@ pub(super) fn agent(
             Some("set `agent.socket` to a shorter path, such as /tmp/b.sock".into()),
         );
     }
-    Agent { name: raw.name.unwrap_or_else(|| host_name(environment)), nameservers, socket }
+    let canaries = canaries(&place.child("canaries"), &raw.canaries.0, notes);
+    Agent { name: raw.name.unwrap_or_else(|| host_name(environment)), nameservers, canaries, socket }
+}
+
+fn canaries(place: &Place<'_>, urls: &[String], notes: &mut Notes) -> Vec<Canary> {
+    let mut found: Vec<Canary> = Vec::new();
+    for (index, url) in urls.iter().enumerate() {
+        let place = place.nth(index);
+        if index == CANARIES_MAX {
+            let hint = "two or three on independent networks tell as much";
+            place.note(notes, format!("more than {CANARIES_MAX} canaries"), Some(hint.into()));
+            break;
+        }
+        match Canary::from_url(url) {
+            Ok(canary) if found.contains(&canary) => {
+                let hint = "a canary that is asked twice is no second witness; name another host";
+                place.note(notes, format!("the canary {} is named twice", canary.target()), Some(hint.into()));
+            }
+            Ok(canary) => found.push(canary),
+            Err(wrong) => {
+                let hint = "write it as tcp://192.0.2.1:443 or dns://198.51.100.1";
+                place.note(notes, format!("this canary cannot be asked: {wrong}"), Some(hint.into()));
+            }
+        }
+    }
+    found
 }
 
 /// The host's name with what a name cannot hold replaced; `bongsu` for a host without one.

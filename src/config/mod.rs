@@ -40,7 +40,7 @@ pub use self::{
 };
 use crate::{
     alert::Route,
-    check::Check,
+    check::{Check, canary::Canary},
     notify::Channel,
     value::{Masker, Name},
 };
@@ -104,6 +104,8 @@ pub struct Agent {
     pub name: Name,
     /// Name servers to ask instead of the system's.
     pub nameservers: Vec<SocketAddr>,
+    /// Hosts elsewhere by which it learns whether it is itself cut off; none by default.
+    pub canaries: Vec<Canary>,
     /// The Unix socket commands use to talk to the daemon. By default `/run/bongsu/bongsu.sock` when that directory
     /// exists and the store is at its default place, else `bongsu.sock` beside the database: two daemons with two
     /// databases have two sockets.

@@ -80,6 +80,14 @@ pub(super) struct RawAgent {
     /// Name servers to ask instead of the system's: `192.0.2.53`, `192.0.2.53:5353`, `[2001:db8::53]:53`.
     #[serde(default)]
     pub nameservers: OneOrMany<String>,
+    /// Hosts elsewhere by which the agent learns whether it is itself cut off, such as `tcp://192.0.2.1:443` or
+    /// `dns://198.51.100.1`: a URL of any protocol that can be probed. They are asked when a check fails (and once a
+    /// minute). While none of them answers within 2s, the agent is isolated: silence, refused and broken connections are
+    /// `unknown` and declare nothing down (what a server itself has said still counts), nothing is sent, and one summary
+    /// is sent after a return from 30s or more. Name two or more, on networks that do not fail together, by address, so
+    /// that they do not depend on a name server; at most 8. The outage of a single one would look like an isolation.
+    #[serde(default)]
+    pub canaries: OneOrMany<String>,
     /// The Unix socket by which commands talk to the daemon.
     #[serde(default)]
     pub socket: Option<String>,
@@ -335,7 +343,7 @@ impl JsonSchema for RawAccounts {
 }
 
 /// Keys of [`RawAgent`].
-pub(super) const AGENT_KEYS: [&str; 3] = ["name", "nameservers", "socket"];
+pub(super) const AGENT_KEYS: [&str; 4] = ["name", "nameservers", "canaries", "socket"];
 /// Keys of [`RawStore`].
 pub(super) const STORE_KEYS: [&str; 2] = ["path", "keep"];
 /// Keys of [`RawWeb`].

@@ -6,6 +6,8 @@
 //! seeded jitter of the outbox. So the same events give the same commits, in a simulation, a replay and on every
 //! member of a fleet.
 
+mod isolation;
+mod people;
 mod telling;
 
 use std::{
@@ -13,17 +15,15 @@ use std::{
     sync::Arc,
 };
 
+pub use self::{isolation::Sight, people::NOTE_CHARS_MAX};
 use crate::{
     alert::{ChannelPlan, Message, MessageId, Route, message::Attempted, plan},
     delivery::ledger,
     detect::{Change, Memory, Pace, State, Thresholds, Track, Trouble},
-    incident::{Acknowledgement, Entry, Incident, IncidentId, TimelineEntry, lifecycle::Lines},
-    observation::{Correction, Flight, Observation, one_line},
+    incident::{Entry, Incident, IncidentId, TimelineEntry, Vantage, lifecycle::Lines},
+    observation::{Correction, Flight, Observation},
     value::{CheckName, Labels, Name, Timestamp},
 };
-
-/// Longest note or name a person may give, in characters.
-pub const NOTE_CHARS_MAX: usize = 1_000;
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +75,8 @@ pub enum Event {
         /// What they say.
         text: String,
     },
+    /// What the agent's canaries say, when that has changed or an agent begins.
+    Vantage(Sight),
     /// Time has passed: steps and repeats may be due.
     Tick,
 }
@@ -112,6 +114,8 @@ pub struct Commit {
     pub timeline: Vec<TimelineEntry>,
     /// Messages that are new or changed, whole.
     pub messages: Vec<Message>,
+    /// How the vantage stands, when that changed.
+    pub vantage: Option<Vantage>,
 }
 
 impl Commit {
@@ -175,6 +179,8 @@ pub struct Past {
     pub next_incident: u64,
     /// The number of the next message.
     pub next_message: u64,
+    /// How the vantage stood.
+    pub vantage: Vantage,
 }
 
 /// All that is known, and the rules by which it changes.
@@ -186,6 +192,7 @@ pub struct Core {
     messages: BTreeMap<MessageId, Message>,
     next_incident: u64,
     next_message: u64,
+    vantage: Vantage,
     random: fastrand::Rng,
 }
 
@@ -230,6 +237,7 @@ impl Core {
             messages: past.messages.into_iter().map(|m| (m.id, m)).collect(),
             next_incident: past.next_incident.max(1),
             next_message: past.next_message.max(1),
+            vantage: past.vantage,
             random: fastrand::Rng::with_seed(seed),
         }
     }
@@ -264,7 +272,8 @@ impl Core {
 
     /// When to send [`Event::Tick`], if nothing else happens before.
     pub fn next_timeout(&self) -> Option<Timestamp> {
-        self.open_incidents().filter_map(|i| plan::next_due(&self.plan.routes, i)).min()
+        let due = |i: &Incident| self.not_before(i, plan::next_due(&self.plan.routes, i)?);
+        self.open_incidents().filter_map(due).min()
     }
 
     /// One event in, one commit out.
@@ -280,6 +289,7 @@ impl Core {
             Event::Attempted { message, result } => self.attempted(now, message, &result, &mut commit),
             Event::Acknowledge { incident, by, note } => self.acknowledge(now, incident, &by, &note, &mut commit)?,
             Event::Note { incident, by, text } => self.note(now, incident, &by, &text, &mut commit)?,
+            Event::Vantage(sight) => self.sighted(now, sight, &mut commit),
             Event::Tick => {
                 let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();
                 for id in open {
@@ -325,10 +335,14 @@ impl Core {
             // The check has been removed while its attempt was on its way.
             return;
         };
+        let judged_anew = self.vantage.mark(&mut tracked.track, observation.outcome);
         let changes = tracked.track.observe(&plan.thresholds, &observation);
         self.store_state(&check, commit);
         commit.observation = Some((check.clone(), observation));
         self.apply(now, &check, changes, commit);
+        if judged_anew && let Some(id) = self.incident_of(&check) {
+            self.tell_what_is_due(now, id, commit);
+        }
     }
 
     fn corrected(&mut self, now: Timestamp, check: CheckName, correction: Correction, commit: &mut Commit) {
@@ -450,42 +464,6 @@ impl Core {
         let Some(incident) = self.incidents.get(&id) else { return };
         commit.incidents.retain(|i| i.id != id);
         commit.incidents.push(incident.clone());
-    }
-
-    fn acknowledge(
-        &mut self,
-        now: Timestamp,
-        id: IncidentId,
-        by: &str,
-        note: &str,
-        commit: &mut Commit,
-    ) -> Result<(), Refused> {
-        let incident = self.incidents.get_mut(&id).filter(|i| i.is_open()).ok_or(Refused::NoSuchIncident(id))?;
-        if let Some(earlier) = &incident.acknowledged {
-            return Err(Refused::AlreadyAcknowledged { incident: id, by: earlier.by.clone() });
-        }
-        let (by, note) = (one_line(by, NOTE_CHARS_MAX), one_line(note, NOTE_CHARS_MAX));
-        let text = if note.is_empty() { format!("by {by}") } else { format!("by {by}: {note}") };
-        incident.acknowledged = Some(Acknowledgement { at: now, by, note });
-        self.write_lines(now, id, vec![(Entry::Acknowledged, text)], commit);
-        self.write_incident(id, commit);
-        Ok(())
-    }
-
-    fn note(
-        &mut self,
-        now: Timestamp,
-        id: IncidentId,
-        by: &str,
-        text: &str,
-        commit: &mut Commit,
-    ) -> Result<(), Refused> {
-        if !(1..self.next_incident).contains(&id.0) {
-            return Err(Refused::NoSuchIncident(id));
-        }
-        let text = format!("{}: {}", one_line(by, NOTE_CHARS_MAX), one_line(text, NOTE_CHARS_MAX));
-        self.write_lines(now, id, vec![(Entry::Note, text)], commit);
-        Ok(())
     }
 
     /// Closed incidents of which nothing is on its way any more are the store's alone.

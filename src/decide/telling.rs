@@ -15,6 +15,10 @@ use crate::{
 impl Core {
     /// Makes the messages that routes and steps ask for now.
     pub(super) fn tell_what_is_due(&mut self, now: Timestamp, id: IncidentId, commit: &mut Commit) {
+        let waits = |i| self.not_before(i, now).is_none_or(|at| at > now);
+        if self.incidents.get(&id).is_none_or(waits) {
+            return;
+        }
         let Some(incident) = self.incidents.get_mut(&id) else { return };
         let due = plan::due(&self.plan.routes, incident, now);
         if due == plan::Due::default() {
@@ -159,7 +163,12 @@ impl Core {
         step.apply(message);
         let message = message.clone();
         write_message(message.clone(), commit);
-        let Some(incident) = message.alert.incident else { return };
+        let Some(incident) = message.alert.incident else {
+            if step.hand_over {
+                self.hand_over_summary(now, &message, commit);
+            }
+            return;
+        };
         let first_error = message.attempts == 1;
         let error = message.last_error.clone().unwrap_or_default();
         let line = match message.state {

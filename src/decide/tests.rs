@@ -1,5 +1,7 @@
 //! The core by tables of what is told, and by seeded simulation with restarts at any commit.
 
+mod isolation;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use super::*;
@@ -17,6 +19,7 @@ struct Shelf {
     incidents: BTreeMap<IncidentId, Incident>,
     messages: BTreeMap<MessageId, Message>,
     timeline: Vec<TimelineEntry>,
+    vantage: Vantage,
 }
 
 impl Shelf {
@@ -30,6 +33,7 @@ impl Shelf {
         self.incidents.extend(commit.incidents.into_iter().map(|i| (i.id, i)));
         self.messages.extend(commit.messages.into_iter().map(|m| (m.id, m)));
         self.timeline.extend(commit.timeline);
+        self.vantage = commit.vantage.unwrap_or(std::mem::take(&mut self.vantage));
     }
 
     fn past(&self) -> Past {
@@ -47,6 +51,7 @@ impl Shelf {
             messages: self.messages.values().filter(|m| m.state == MessageState::Pending).cloned().collect(),
             next_incident: self.incidents.keys().next_back().map_or(1, |i| i.0 + 1),
             next_message: self.messages.keys().next_back().map_or(1, |m| m.0 + 1),
+            vantage: self.vantage.clone(),
         }
     }
 }

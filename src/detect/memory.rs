@@ -31,6 +31,15 @@ pub struct Run {
     pub slow: u32,
 }
 
+/// That a check could not be judged because the agent was isolated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Void {
+    /// Since when the agent was isolated.
+    pub since: Timestamp,
+    /// Whether it has not been judged since.
+    pub lasts: bool,
+}
+
 /// What the detector must remember across a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
@@ -61,6 +70,9 @@ pub struct Memory {
     /// Whether it is flapping.
     #[serde(default)]
     pub flapping: bool,
+    /// The isolation of the agent in which it could not be judged; forgotten with the first judgement after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub void: Option<Void>,
     /// Samples before this are not judged again: an outage that is over is no evidence of a degradation.
     #[serde(default)]
     pub judged_since: Timestamp,
@@ -82,8 +94,18 @@ impl Default for Memory {
             last_good: None,
             last_bad: None,
             flapping: false,
+            void: None,
             judged_since: Timestamp::EPOCH,
             accounts: Accounts::default(),
         }
+    }
+}
+
+impl Memory {
+    /// Counts anew: what was seen before a time in which nobody could see says nothing of what comes after it.
+    /// Confirmed trouble stays; a suspicion or a recovery that was being confirmed begins with the next observation.
+    pub fn confirm_anew(&mut self) {
+        self.bad = Run::default();
+        self.good = Run::default();
     }
 }

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     accounts::Accounts,
-    memory::{Memory, Run, Trouble},
+    memory::{Memory, Run, Trouble, Void},
     thresholds::{Degraded, Thresholds},
     window::{Point, Sample, Window},
 };

@@ -5,12 +5,14 @@
 
 pub mod lifecycle;
 pub mod told;
+pub mod vantage;
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::told::{Fired, Told, ToldChannel};
+pub use self::vantage::Vantage;
 pub use crate::detect::{Edge, Severity};
 use crate::{
     observation::Reason,

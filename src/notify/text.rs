@@ -69,6 +69,7 @@ impl<'a> Words<'a> {
             MessageKind::Partial => "PARTLY UP".into(),
             MessageKind::Recovery => "UP".into(),
             MessageKind::Past => format!("WAS {severity}"),
+            MessageKind::Isolated => "WAS CUT OFF".into(),
             MessageKind::Test => "TEST".into(),
         }
     }
@@ -82,6 +83,7 @@ impl<'a> Words<'a> {
             MessageKind::Partial => format!("{} back: {}", self.back(), alert.cause),
             MessageKind::Recovery => format!("after {}", self.lasted()),
             MessageKind::Past => format!("for {}, now up: {}", self.lasted(), alert.cause),
+            MessageKind::Isolated => format!("for {}: {}", self.lasted(), alert.cause),
             MessageKind::Test => format!("bongsu on {} can reach you", alert.vantage),
         };
         let line = match (alert.kind, rest.is_empty()) {
@@ -105,6 +107,14 @@ impl<'a> Words<'a> {
                 "{title} was {severity} for {} and is up again. This could not be told while it lasted.",
                 self.lasted()
             ),
+            MessageKind::Isolated => format!(
+                "{} was cut off from {} to {} ({}): {}.",
+                self.alert.vantage,
+                self.time_near(self.alert.started.by),
+                self.time_near(self.alert.ended.map_or(self.alert.at, |e| e.by)),
+                self.lasted(),
+                self.alert.cause
+            ),
             MessageKind::Test => "This is a test: somebody tries this channel. Nothing is wrong.".into(),
         }
     }
@@ -126,6 +136,11 @@ impl<'a> Words<'a> {
         }
         fact("Began", self.edge(alert.started));
         match alert.ended {
+            // Asked every few seconds, so its end is known as well as that.
+            Some(ended) if alert.kind == MessageKind::Isolated => {
+                fact("Ended", self.time_and_date(ended.by));
+                fact("Lasted", self.lasted());
+            }
             Some(ended) => {
                 fact("Ended", self.edge(ended));
                 fact("Lasted", self.lasted());
@@ -404,6 +419,9 @@ pub(super) mod tests {
                 recent: recent.collect(),
             },
         ];
+        if kind == MessageKind::Isolated {
+            return isolated();
+        }
         Alert {
             kind,
             incident: Some(IncidentId(12)),
@@ -422,6 +440,28 @@ pub(super) mod tests {
             instead_of: None,
             others: Default::default(),
             at: at(197),
+        }
+    }
+
+    fn isolated() -> Alert {
+        Alert {
+            kind: MessageKind::Isolated,
+            incident: None,
+            vantage: "seoul-1".parse().expect("a name"),
+            service: "bongsu".parse().expect("a name"),
+            title: "bongsu on seoul-1".into(),
+            labels: Default::default(),
+            severity: Severity::Degraded,
+            cause: "none of 2 canaries answered: 42 checks could not be judged; nothing was declared down".into(),
+            started: Edge { after: Some(at(-27)), by: at(3) },
+            ended: Some(Edge { after: None, by: at(461) }),
+            duration_ms: 458_000,
+            checks: Vec::new(),
+            acknowledged_by: None,
+            next: None,
+            instead_of: None,
+            others: Default::default(),
+            at: at(461),
         }
     }
 
@@ -454,6 +494,14 @@ pub(super) mod tests {
                 MessageKind::Past,
                 format!("[WAS DOWN] 회사 메일: for 4h20m, now up: {cause}"),
                 "회사 메일 was down for 4h20m and is up again. This could not be told while it lasted.",
+            ),
+            (
+                MessageKind::Isolated,
+                "[WAS CUT OFF] bongsu on seoul-1: for 7m38s: none of 2 canaries answered: 42 checks could not be judged; \
+                 nothing was declared down"
+                    .into(),
+                "seoul-1 was cut off from 14:50:03Z to 14:57:41Z (7m38s): none of 2 canaries answered: 42 checks could \
+                 not be judged; nothing was declared down.",
             ),
             (
                 MessageKind::Test,
@@ -490,6 +538,20 @@ pub(super) mod tests {
              Labels: datacenter=gasan\n\
              - submission down since 14:50:05Z: login: 535 5.7.8 <no> \"entry\" & more\n\
              - webmail degraded, flapping since 14:51:30Z"
+        );
+    }
+
+    #[test]
+    fn an_isolation_is_told_with_its_times_and_what_it_left_unjudged() {
+        assert_eq!(
+            words(&isolated()).facts().iter().map(|f| format!("{}: {}", f.label, f.value)).collect::<Vec<_>>(),
+            [
+                "Cause: none of 2 canaries answered: 42 checks could not be judged; nothing was declared down",
+                "Began: 2026-11-22, between 14:49:33Z and 14:50:03Z",
+                "Ended: 2026-11-22 14:57:41Z",
+                "Lasted: 7m38s",
+                "Seen from: seoul-1",
+            ]
         );
     }
 

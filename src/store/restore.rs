@@ -7,12 +7,12 @@ use rusqlite::{OptionalExtension, TransactionBehavior, params};
 use super::{
     encode,
     error::{Fault, StoreError},
-    read,
+    read, rows,
     writer::{Writer, known},
 };
 use crate::{
     alert::{Message, MessageId},
-    incident::{Incident, IncidentId},
+    incident::{Incident, IncidentId, Vantage},
     observation::Observation,
     value::{CheckName, Timestamp},
 };
@@ -67,6 +67,8 @@ pub struct Restored {
     pub next_incident: IncidentId,
     /// The number of the next message.
     pub next_message: MessageId,
+    /// How the vantage stood.
+    pub vantage: Vantage,
     /// Recent observations of every watched check that has any, oldest first.
     pub recent: BTreeMap<CheckName, Vec<Observation>>,
 }
@@ -116,6 +118,7 @@ impl Writer {
         };
         let restored = Restored {
             states,
+            vantage: rows::vantage(&tx)?,
             incidents: read::incidents(&tx, "SELECT id, json FROM incident WHERE closed_at IS NULL ORDER BY id", [])?,
             messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
             next_incident: IncidentId(next("incident")?),

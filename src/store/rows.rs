@@ -1,12 +1,27 @@
 //! Rows that more than one kind of change writes.
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{encode, error::Fault};
 use crate::{
+    incident::Vantage,
     observation::{Delivery, Flight},
     value::Timestamp,
 };
+
+/// How the vantage stands.
+pub(super) fn write_vantage(tx: &Transaction<'_>, vantage: &Vantage) -> Result<(), Fault> {
+    let json = encode::to_json(vantage)?;
+    tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('vantage', ?1)", [json])?;
+    Ok(())
+}
+
+/// How the vantage stood; all is well where nothing was ever written of it.
+pub(super) fn vantage(connection: &Connection) -> Result<Vantage, Fault> {
+    let found: Option<String> =
+        connection.query_row("SELECT value FROM meta WHERE key = 'vantage'", [], |row| row.get(0)).optional()?;
+    found.map_or_else(|| Ok(Vantage::default()), |json| encode::from_json(&json, "the vantage"))
+}
 
 /// What became of an observation's messages, under the observation's number.
 pub(super) fn write_delivery(

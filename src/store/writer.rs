@@ -226,6 +226,9 @@ impl Writing<'_> {
         for message in &commit.messages {
             self.message(message)?;
         }
+        if let Some(vantage) = &commit.vantage {
+            rows::write_vantage(self.tx, vantage)?;
+        }
         Ok(())
     }
 

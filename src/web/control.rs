@@ -124,6 +124,9 @@ pub struct StatusReport {
     pub now: Timestamp,
     /// All checks, by name.
     pub checks: Vec<CheckStatus>,
+    /// Whether it is cut off itself; absent without canaries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vantage: Option<VantageStatus>,
     /// Its numbers.
     pub metrics: Snapshot,
     /// Why the latest reload was refused; absent once one is accepted.
@@ -140,6 +143,29 @@ impl StatusReport {
         }
         counts
     }
+}
+
+/// How the vantage stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VantageStatus {
+    /// Since when none of the canaries has answered; absent while one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolated_since: Option<Timestamp>,
+    /// The canaries, in the order of the configuration.
+    pub canaries: Vec<CanaryStatus>,
+}
+
+/// How one canary stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CanaryStatus {
+    /// What is asked, without secrets.
+    pub target: String,
+    /// Whether it answered when it was asked last; absent when it was not asked yet or could not be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answers: Option<bool>,
+    /// Why it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Reason>,
 }
 
 /// How one check stands.
@@ -383,6 +409,7 @@ mod tests {
                     config: "/etc/bongsu/config.yaml".into(),
                     now: Timestamp::from_millis(5),
                     checks: vec![],
+                    vantage: Some(VantageStatus { isolated_since: None, canaries: vec![] }),
                     metrics: Snapshot::default(),
                     reload_error: None,
                 }

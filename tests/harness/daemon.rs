@@ -44,7 +44,12 @@ impl Place {
 
     /// Starts the daemon and waits until it says that it watches.
     pub fn start(&self) -> Daemon {
-        let daemon = self.spawn();
+        self.start_with(&[])
+    }
+
+    /// The same with further variables in its environment.
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let daemon = self.spawn_with(variables);
         until("the daemon watches", || {
             assert!(daemon.alive(), "the daemon ended:\n{}", daemon.log());
             daemon.log().contains("watching")
@@ -59,9 +64,16 @@ impl Place {
 
     /// The same with these variables in its environment.
     pub fn spawn_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        self.spawn_under(&[], variables)
+    }
+
+    /// The same as the last words of another command, which must become the daemon itself (`nice -n 19`).
+    pub fn spawn_under(&self, command: &[&str], variables: &[(&str, &str)]) -> Daemon {
+        let words: Vec<&str> = command.iter().copied().chain([BONGSU]).collect();
         let log = self.dir.path().join("daemon.log");
         let output = fs::File::create(&log).expect("own directory");
-        let child = Command::new(BONGSU)
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .args(["run", "--config"])
             .arg(self.config())
             .env_remove("RUST_LOG")

@@ -46,20 +46,11 @@ impl Dovecot {
 
     /// Starts it with these further lines of configuration, which win over those above them.
     pub fn start_with(more: &str) -> Self {
-        Self::launch(&[], more, &[])
-    }
-
-    /// Starts it with mailboxes of these users that are full, and further lines of configuration.
-    pub fn start_where(full: &[&str], more: &str) -> Self {
-        Self::launch(full, more, &[])
+        Self::start_in(more, &[])
     }
 
     /// Starts it with further lines of configuration, and these variables (`NAME=value`) in its environment.
     pub fn start_in(more: &str, environment: &[String]) -> Self {
-        Self::launch(&[], more, environment)
-    }
-
-    fn launch(full: &[&str], more: &str, environment: &[String]) -> Self {
         let scratch = scratch_in_memory();
         let dir = scratch.path().to_path_buf();
         let ports: [u16; 5] = std::array::from_fn(|_| free_port());
@@ -71,8 +62,7 @@ impl Dovecot {
         super::mosquitto::open_to_all(&certificate);
         super::mosquitto::open_to_all(&write(&dir, "refused", ""));
         open_dir(&mail);
-        let quota = quota(&dir, full);
-        let conf = write(&dir, "d.conf", &format!("{quota}{}{more}\n", configuration(&dir, ports)));
+        let conf = write(&dir, "d.conf", &format!("{}{more}\n", configuration(&dir, ports)));
         let [imap, imaps, pop3, pop3s, lmtp] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         // What it hands on to its processes is but what it is told to.
         let names: Vec<&str> = environment.iter().filter_map(|v| v.split('=').next()).collect();
@@ -213,28 +203,6 @@ impl Imap {
 fn open_dir(dir: &Path) {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("own directory");
-}
-
-/// The quota of those whose mailbox is full; they are looked up before everybody is.
-fn quota(dir: &Path, full: &[&str]) -> String {
-    if full.is_empty() {
-        return String::new();
-    }
-    let line =
-        |user: &&str| format!("{user}::65534:65534::{}/mail/{user}::userdb_quota_rule=*:bytes=1000\n", dir.display());
-    let users = write(dir, "full", &full.iter().map(line).collect::<String>());
-    format!(
-        "mail_plugins = quota
-plugin {{
-  quota = maildir:User quota
-}}
-userdb {{
-  driver = passwd-file
-  args = username_format=%n {}
-}}
-",
-        users.display()
-    )
 }
 
 /// `nobody` owns the mails and runs everything but the master.

@@ -69,7 +69,12 @@ pub struct Web {
 impl Web {
     /// Starts on a free loopback port.
     pub fn start(answer: Answer) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        Self::start_on("127.0.0.1", answer)
+    }
+
+    /// The same on another address of this machine.
+    pub fn start_on(host: &str, answer: Answer) -> Self {
+        let listener = TcpListener::bind((host, 0)).expect("an address of this machine has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
             answer: Mutex::new(answer),

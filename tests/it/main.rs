@@ -15,3 +15,4 @@ mod reference;
 mod servers;
 mod service;
 mod shipped;
+mod vantage;

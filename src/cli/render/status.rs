@@ -4,8 +4,9 @@ use super::text::{Cell, Screen, Table, Tone, count, rough, visible};
 use crate::{
     cli::render::text::measured,
     incident::Incident,
+    observation::Reason,
     value::Timestamp,
-    web::control::{CheckStatus, StatusReport},
+    web::control::{CheckStatus, StatusReport, VantageStatus},
 };
 
 /// States in the order they are counted.
@@ -38,6 +39,9 @@ pub fn status(
             let uptime = rough(std::time::Duration::from_millis(report.uptime_ms));
             let head = format!("bongsu {} on {}, up {uptime}, {}", report.version, report.agent, counts(checks));
             let mut text = format!("{}\n", visible(&head));
+            for line in report.vantage.iter().flat_map(|v| vantage(v, now)) {
+                text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&line))));
+            }
             if let Some(error) = &report.reload_error {
                 let told = format!("the latest reload was refused, the configuration before it is in force: {error}");
                 text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&told))));
@@ -59,6 +63,27 @@ pub fn status(
         text.push_str(&table.render(screen));
     }
     text
+}
+
+/// What must be known of the agent itself: that it is cut off, or which of its canaries are silent.
+fn vantage(vantage: &VantageStatus, now: Timestamp) -> Vec<String> {
+    let silent = vantage.canaries.iter().filter(|c| c.answers == Some(false));
+    match vantage.isolated_since {
+        Some(since) => vec![format!(
+            "isolated for {}, since {}: {}; failures are unknown and nothing is sent until one answers",
+            rough(now.since(since)),
+            since.to_seconds_text(),
+            match vantage.canaries.len() {
+                1 => "its only canary does not answer".into(),
+                n => format!("none of {n} canaries answers"),
+            },
+        )],
+        None => silent.map(|c| format!("the canary {} does not answer{}", c.target, why(c.error.as_ref()))).collect(),
+    }
+}
+
+fn why(reason: Option<&Reason>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 /// One line for a reader who must know that nobody is looking.
@@ -128,9 +153,9 @@ mod tests {
     use super::*;
     use crate::{
         cli::render::incidents::tests::incident,
-        observation::{Kind, Outcome, Phase, Reason},
+        observation::{Kind, Outcome, Phase},
         telemetry::Snapshot,
-        web::control::LastSeen,
+        web::control::{CanaryStatus, LastSeen},
     };
 
     fn check(name: &str, state: &str, reason: Option<&str>) -> CheckStatus {
@@ -157,6 +182,7 @@ mod tests {
             config: "config.yaml".into(),
             now: Timestamp::from_millis(70_000),
             checks: vec![],
+            vantage: None,
             metrics: Snapshot::default(),
             reload_error: None,
         }
@@ -195,6 +221,29 @@ mod tests {
             status(&Source::Store(None), &[check("a/b", "up", None)], &open, Timestamp::EPOCH, Screen::default());
         assert_eq!(text.matches("#7").count(), OPEN_MAX);
         assert!(text.contains("and 3 more: `bongsu incidents list --open`\n\nCHECK"), "{text}");
+    }
+
+    #[test]
+    fn an_isolated_agent_says_so_and_a_silent_canary_is_named() {
+        let mut report = report();
+        let canary = |target: &str, answers| CanaryStatus {
+            target: target.into(),
+            answers,
+            error: (answers == Some(false)).then(|| Reason::new(Phase::Connect, Kind::Timeout, "nothing within 2s")),
+        };
+        let canaries = vec![canary("tcp://192.0.2.1:443", Some(true)), canary("dns://198.51.100.1/.", Some(false))];
+        report.vantage = Some(VantageStatus { isolated_since: None, canaries });
+        let now = Timestamp::from_millis(70_000);
+        let text = status(&Source::Daemon(&report), &[], &[], now, Screen::default());
+        assert!(
+            text.ends_with("\nthe canary dns://198.51.100.1/. does not answer: connect: nothing within 2s\n"),
+            "{text}"
+        );
+        report.vantage.as_mut().expect("set above").isolated_since = Some(Timestamp::EPOCH);
+        let text = status(&Source::Daemon(&report), &[], &[], now, Screen::default());
+        let line = "isolated for 1m10s, since 1970-01-01 00:00:00Z: none of 2 canaries answers; failures are unknown \
+                    and nothing is sent until one answers\n";
+        assert!(text.ends_with(line), "{text}");
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn colour(words: &Words<'_>) -> &'static str {
     match (words.alert.kind, words.alert.severity) {
         (MessageKind::Recovery | MessageKind::Past, _) => GREEN,
         (MessageKind::Test, _) => BLUE,
-        (MessageKind::Partial, _) | (_, Severity::Degraded) => AMBER,
+        (MessageKind::Partial | MessageKind::Isolated, _) | (_, Severity::Degraded) => AMBER,
         (MessageKind::Problem | MessageKind::Worse | MessageKind::Reminder, Severity::Down) => RED,
     }
 }
@@ -171,13 +171,14 @@ mod tests {
         notify::text::tests::{alert, at},
     };
 
-    const EVERY: [MessageKind; 7] = [
+    const EVERY: [MessageKind; 8] = [
         MessageKind::Problem,
         MessageKind::Worse,
         MessageKind::Reminder,
         MessageKind::Partial,
         MessageKind::Recovery,
         MessageKind::Past,
+        MessageKind::Isolated,
         MessageKind::Test,
     ];
 

@@ -83,7 +83,11 @@ fn of_check(message: &Message, words: &Words<'_>, check: &AlertCheck) -> One {
 
 fn of_whole(message: &Message, words: &Words<'_>) -> One {
     let alert = &message.alert;
-    let name = if alert.kind == MessageKind::Test { "BongsuTest" } else { "BongsuIncident" };
+    let name = match alert.kind {
+        MessageKind::Test => "BongsuTest",
+        MessageKind::Isolated => "BongsuIsolated",
+        _ => "BongsuIncident",
+    };
     // Labels of the configuration come first: what bongsu itself says of an alert cannot be replaced by them.
     let mut labels: Labels = alert.labels.iter().map(|(k, v)| (label_name(k), v.clone())).collect();
     labels.insert("alertname".into(), name.into());

@@ -133,7 +133,7 @@ fn mood(alert: &Alert) -> Mood {
     match (alert.kind, alert.severity) {
         (MessageKind::Recovery | MessageKind::Past, _) => Mood::Good,
         (MessageKind::Test, _) => Mood::Neutral,
-        (MessageKind::Partial, _) | (_, Severity::Degraded) => Mood::Poor,
+        (MessageKind::Partial | MessageKind::Isolated, _) | (_, Severity::Degraded) => Mood::Poor,
         (MessageKind::Problem | MessageKind::Worse | MessageKind::Reminder, Severity::Down) => Mood::Bad,
     }
 }
@@ -433,6 +433,7 @@ mod tests {
             MessageKind::Partial,
             MessageKind::Recovery,
             MessageKind::Past,
+            MessageKind::Isolated,
             MessageKind::Test,
         ] {
             for preset in ALL {

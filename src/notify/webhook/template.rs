@@ -105,6 +105,7 @@ fn samples() -> Vec<Message> {
         MessageKind::Partial,
         MessageKind::Recovery,
         MessageKind::Past,
+        MessageKind::Isolated,
         MessageKind::Test,
     ];
     kinds.into_iter().map(sample).collect()
@@ -113,9 +114,10 @@ fn samples() -> Vec<Message> {
 fn sample(kind: MessageKind) -> Message {
     let at = |ms: i64| Timestamp::from_millis(1_795_359_000_000 + ms);
     let name = |text: &str| text.parse().expect("a good name");
-    let test = kind == MessageKind::Test;
+    let test = matches!(kind, MessageKind::Test | MessageKind::Isolated);
     let started = Edge { after: (kind != MessageKind::Worse).then(|| at(0)), by: at(3_000) };
-    let ended = kind.is_final().then(|| Edge { after: Some(at(60_000)), by: at(63_000) });
+    let ended =
+        (kind.is_final() || kind == MessageKind::Isolated).then(|| Edge { after: Some(at(60_000)), by: at(63_000) });
     let check = AlertCheck {
         name: "mail/submission".parse().expect("a good name"),
         severity: Severity::Down,

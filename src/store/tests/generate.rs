@@ -9,7 +9,10 @@ use super::check;
 use crate::{
     alert::{Alert, AlertCheck, Fired, Message, MessageId, MessageKind, MessageState, Point, Told, ToldChannel},
     decide::{Commit, StateRow},
-    incident::{Acknowledgement, Edge, Entry, Incident, IncidentId, Member, Severity, TimelineEntry},
+    incident::{
+        Acknowledgement, Edge, Entry, Incident, IncidentId, Member, Severity, TimelineEntry, Vantage,
+        vantage::Isolation,
+    },
     observation::{
         Accept, AccountSeen, Delivery, Fate, Fates, Integrity, Kind, Login, Observation, Outcome, Phase, PhaseTime,
         Reason, Reconnection, Side, TlsFacts,
@@ -201,7 +204,8 @@ pub fn incident() -> impl Strategy<Value = Incident> {
 }
 
 fn alert() -> impl Strategy<Value = Alert> {
-    let kinds = [MessageKind::Problem, MessageKind::Recovery, MessageKind::Past, MessageKind::Test];
+    let kinds =
+        [MessageKind::Problem, MessageKind::Recovery, MessageKind::Past, MessageKind::Isolated, MessageKind::Test];
     let checks = prop::collection::vec((check_name(), member(), instant(), any::<u16>()), 0..3);
     (select(kinds.to_vec()), option::of(1..6_u64), name(), text(), edge(), checks, instant()).prop_map(
         |(kind, incident, service, cause, started, checks, at)| Alert {
@@ -287,6 +291,15 @@ fn state() -> impl Strategy<Value = StateRow> {
     )
 }
 
+fn vantage() -> impl Strategy<Value = Vantage> {
+    (option::of((option::of(instant()), instant(), any::<u32>())), option::of(instant())).prop_map(
+        |(isolation, returned_at)| Vantage {
+            isolation: isolation.map(|(after, since, canaries)| Isolation { after, since, canaries }),
+            returned_at,
+        },
+    )
+}
+
 pub fn commit() -> impl Strategy<Value = Commit> {
     (
         option::of((check_name(), observation())),
@@ -294,8 +307,9 @@ pub fn commit() -> impl Strategy<Value = Commit> {
         prop::collection::vec(incident(), 0..2),
         prop::collection::vec(timeline(), 0..2),
         prop::collection::vec(message(), 0..2),
+        option::of(vantage()),
     )
-        .prop_map(|(observation, state, incidents, timeline, messages)| Commit {
+        .prop_map(|(observation, state, incidents, timeline, messages, vantage)| Commit {
             sending: None,
             observation,
             correction: None,
@@ -303,5 +317,6 @@ pub fn commit() -> impl Strategy<Value = Commit> {
             incidents,
             timeline,
             messages,
+            vantage,
         })
 }

@@ -66,6 +66,7 @@ proptest! {
         let mut incidents: BTreeMap<IncidentId, Incident> = BTreeMap::new();
         let mut timeline: BTreeMap<IncidentId, Vec<TimelineEntry>> = BTreeMap::new();
         let mut outbox: BTreeMap<MessageId, Message> = BTreeMap::new();
+        let mut vantage = crate::incident::Vantage::default();
         for group in &groups {
             place.writer().commit(group).expect("a commit");
             for c in group {
@@ -76,6 +77,7 @@ proptest! {
                     states.insert(row.check.clone(), row.clone());
                 }
                 incidents.extend(c.incidents.iter().map(|i| (i.id, i.clone())));
+                vantage = c.vantage.clone().unwrap_or(vantage);
                 outbox.extend(c.messages.iter().map(|m| (m.id, m.clone())));
                 for entry in &c.timeline {
                     timeline.entry(entry.incident).or_default().push(entry.clone());
@@ -93,6 +95,7 @@ proptest! {
         prop_assert_eq!(&restored.incidents, &open);
         let pending: Vec<_> = outbox.values().filter(|m| m.state == MessageState::Pending).cloned().collect();
         prop_assert_eq!(&restored.messages, &pending);
+        prop_assert_eq!(&restored.vantage, &vantage);
         prop_assert_eq!(restored.next_incident.0, incidents.keys().map(|i| i.0).max().unwrap_or(0) + 1);
         prop_assert_eq!(restored.next_message.0, outbox.keys().map(|m| m.0).max().unwrap_or(0) + 1);
 
