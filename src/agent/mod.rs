@@ -249,11 +249,7 @@ fn setup(config: &Config, now: Timestamp) -> Setup {
         plan: Arc::new(plan_of(config)),
         watched: config.checks.iter().map(watched).collect(),
         renames: config.checks.iter().filter_map(|c| Some((c.formerly.clone()?, c.name.clone()))).collect(),
-        keep: Keep {
-            raw: config.store.keep_raw,
-            blocks: config.store.keep_blocks,
-            daily: config.store.keep_daily,
-        },
+        keep: Keep { raw: config.store.keep_raw, blocks: config.store.keep_blocks, daily: config.store.keep_daily },
     }
 }
 

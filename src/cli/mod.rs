@@ -11,6 +11,7 @@ pub mod incidents;
 pub mod logging;
 pub mod outbox;
 pub mod output;
+pub mod past;
 pub mod probe;
 pub mod protocols;
 pub mod render;
@@ -90,6 +91,7 @@ enum Command {
     Validate(validate::Args),
     Probe(probe::Args),
     Status(status::Args),
+    History(past::Args),
     Incidents(incidents::Args),
     Alert(alert::Args),
     Outbox(outbox::Args),
@@ -223,9 +225,9 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// The daemon uses half of the processors: it has a thread for the store beside, the system does as much for its sockets as
-/// it does itself, and threads that have little to do cost by waking each other. A command that asks one thing starts faster
-/// on one thread.
+/// The daemon uses half of the processors: it has a thread for the store beside, the system does as much for its sockets
+/// as it does itself, and threads that have little to do cost by waking each other. A command that asks one thing starts
+/// faster on one thread.
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
         Command::Run(_) | Command::Demo(_) => {
@@ -244,6 +246,7 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
         Command::Validate(args) => validate::run(args, cx),
         Command::Probe(args) => probe::run(args, cx).await,
         Command::Status(args) => status::run(args, cx).await,
+        Command::History(args) => past::run(&args, cx),
         Command::Incidents(args) => incidents::run(args, cx).await,
         Command::Alert(args) => alert::run(args, cx).await,
         Command::Outbox(args) => outbox::run(args, cx).await,

@@ -252,9 +252,16 @@ fn store(place: &Place<'_>, environment: &dyn Environment, notes: &mut Notes) ->
         place.child("keep").child("raw").note(notes, text, Some(format!("keep {} or more", TimeSpan(KEEP_RAW_MIN))));
     }
     if keep_blocks < keep_raw {
-        let text =
-            format!("{} is shorter than the {} that observations are kept as rows", TimeSpan(keep_blocks), TimeSpan(keep_raw));
-        place.child("keep").child("blocks").note(notes, text, Some("keep observations at least as long as `raw`".into()));
+        let text = format!(
+            "{} is shorter than the {} that observations are kept as rows",
+            TimeSpan(keep_blocks),
+            TimeSpan(keep_raw)
+        );
+        place.child("keep").child("blocks").note(
+            notes,
+            text,
+            Some("keep observations at least as long as `raw`".into()),
+        );
     }
     if keep_daily < keep_raw {
         let text =

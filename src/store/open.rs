@@ -22,11 +22,8 @@ use crate::value::Timestamp;
 pub(super) const APPLICATION_ID: i64 = 0x626e_6773;
 
 /// One SQL text per version, first to last; never changed once released.
-pub(super) const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/001.sql"),
-    include_str!("migrations/002.sql"),
-    include_str!("migrations/003.sql"),
-];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/001.sql"), include_str!("migrations/002.sql"), include_str!("migrations/003.sql")];
 
 /// The views, made anew after every migration.
 pub(super) const VIEWS: &str = include_str!("migrations/views.sql");

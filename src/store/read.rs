@@ -124,7 +124,7 @@ pub(super) fn recent(
         // From here on the past is sealed.
         if id < raw_from {
             let more = (since, at_least.saturating_sub(found.len()), at_most - found.len());
-            let sealed = sealed::latest_before(connection, check, id.saturating_add(1), more)?;
+            let sealed = sealed::latest_before(connection, check, raw_from, more)?;
             found.extend(sealed.into_iter().rev());
             break;
         }

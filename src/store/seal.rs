@@ -113,11 +113,7 @@ impl Seal {
 }
 
 impl Gathering {
-    fn start(
-        tx: &Transaction<'_>,
-        day: i64,
-        (check, last_at, expected): (i64, i64, usize),
-    ) -> Result<Self, Fault> {
+    fn start(tx: &Transaction<'_>, day: i64, (check, last_at, expected): (i64, i64, usize)) -> Result<Self, Fault> {
         let from = last_at << SLOT_BITS;
         let last = tx
             .prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2 AND check_id = ?3")?
@@ -182,7 +178,8 @@ impl Gathering {
     /// Up the day, past the observations of the other checks.
     fn scan(&mut self, tx: &Transaction<'_>, after: i64, most: usize, read: &mut usize) -> Result<(), Fault> {
         let to = first_id_of_day(self.day + 1);
-        let mut statement = tx.prepare_cached(&format!("{SELECT} WHERE o.id > ?1 AND o.id < ?2 ORDER BY o.id LIMIT ?3"))?;
+        let mut statement =
+            tx.prepare_cached(&format!("{SELECT} WHERE o.id > ?1 AND o.id < ?2 ORDER BY o.id LIMIT ?3"))?;
         let mut rows = statement.query(params![after, to, most as i64])?;
         let (mut last, mut count) = (after, 0);
         let mut found = Vec::new();
@@ -250,7 +247,8 @@ impl Gathering {
     }
 }
 
-const SELECT: &str = "SELECT o.id, o.check_id, o.verdict, o.previous, o.phases, o.evidence, d.duration_us, d.fate, d.accept,
+const SELECT: &str =
+    "SELECT o.id, o.check_id, o.verdict, o.previous, o.phases, o.evidence, d.duration_us, d.fate, d.accept,
     d.integrity, d.duplicates, d.foreign_, d.reordered, d.changed, d.messages, d.late, d.pending, d.lost, d.unsent,
     d.uncertain, d.login_ok, d.reconnections, d.sequence, d.accept_us, d.latency_us, d.login_us
     FROM observation o LEFT JOIN delivery d ON d.id = o.id";

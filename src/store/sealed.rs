@@ -59,8 +59,7 @@ fn each_block(
     day: i64,
     mut give: impl FnMut(&[u8]) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let mut statement =
-        connection.prepare_cached("SELECT data FROM block WHERE id >= ?1 AND id < ?2 ORDER BY id")?;
+    let mut statement = connection.prepare_cached("SELECT data FROM block WHERE id >= ?1 AND id < ?2 ORDER BY id")?;
     let mut rows = statement.query([block_id(day, check, 0), block_id(day, check + 1, 0)])?;
     while let Some(row) = rows.next()? {
         give(row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?)?;
@@ -227,7 +226,9 @@ impl Reader {
 /// Where a check is next seen after a day without it; `None` when nowhere.
 fn next_day(c: &Connection, check: i64, from: i64) -> Result<Option<i64>, Fault> {
     let day: Option<i64> = c
-        .prepare_cached("SELECT min(day) FROM daily WHERE day >= ?1 AND check_id = ?2 AND ok + slow + failed + unknown > 0")?
+        .prepare_cached(
+            "SELECT min(day) FROM daily WHERE day >= ?1 AND check_id = ?2 AND ok + slow + failed + unknown > 0",
+        )?
         .query_row([day_of_id(from), check], |row| row.get(0))?;
     let rolled_until: Option<i64> =
         c.query_row("SELECT value FROM meta WHERE key = 'rolled_until'", [], |row| row.get(0)).optional()?;

@@ -317,13 +317,13 @@ impl Writing<'_> {
             None => None,
         };
         rows::write_delivery(self.tx, id, check_id, duration_us, &c.delivery)?;
-        self.tx
-            .prepare_cached("UPDATE observation SET verdict = ?2, evidence = ?3 WHERE id = ?1")?
-            .execute(params![
+        self.tx.prepare_cached("UPDATE observation SET verdict = ?2, evidence = ?3 WHERE id = ?1")?.execute(
+            params![
                 id,
                 encode::verdict(c.outcome, c.delivery.latency_ms.unwrap_or(encode::from_us(duration_us))),
                 evidence,
-            ])?;
+            ],
+        )?;
         self.upkeep.changed(self.tx, day, id)
     }
 

@@ -88,7 +88,8 @@ fn column(values: &[u64]) -> Vec<u8> {
         put_varint(&mut packed, run[0]);
         put_varint(&mut packed, run.len() as u64);
     }
-    let (k, bits) = (0..=K_MAX).map(|k| (k, rice_bits(values, k))).min_by_key(|(_, bits)| *bits).unwrap_or((0, u64::MAX));
+    let (k, bits) =
+        (0..=K_MAX).map(|k| (k, rice_bits(values, k))).min_by_key(|(_, bits)| *bits).unwrap_or((0, u64::MAX));
     if bits / 8 + 3 < packed.len() as u64 {
         packed.clear();
         packed.extend([2, k as u8]);

@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 
 use super::{
-    Damaged, Mean, References, Row, Rows, TEXT_BYTES_MAX, bucket, middle, put_bytes, put_column, put_varint, take_bytes,
-    take_column, take_varint,
+    Damaged, Mean, References, Row, Rows, TEXT_BYTES_MAX, bucket, middle, put_bytes, put_column, put_varint,
+    take_bytes, take_column, take_varint,
 };
 use crate::store::encode::{self, PHASES_MAX, coarse_count, coarse_parts};
 

@@ -19,11 +19,7 @@ fn healthy(every_ms: i64, phases: usize) -> Rows {
             let us = 8_000 + random.u64(0..4_000) + random.u64(0..4_000);
             let mut head = vec![(1_u8 << (phases + 1)) - 2];
             head.extend((0..phases).map(|_| 80 + random.u8(0..6) + random.u8(0..6)));
-            Row {
-                phases: head,
-                evidence: Some(0),
-                ..row(n * every_ms + random.i64(0..4), 0, us)
-            }
+            Row { phases: head, evidence: Some(0), ..row(n * every_ms + random.i64(0..4), 0, us) }
         })
         .collect();
     let text = r#"{"address":"192.0.2.7:443","tls":{"version":"1.3","cipher":"TLS13_AES_256_GCM_SHA384","subject":"CN=mail.example.com","issuer":"CN=R11, O=Let's Encrypt, C=US","not_after":"2027-01-30T12:00:00.000Z","days_left":66},"account":null,"details":{"status":200,"http":"HTTP/2.0","bytes":5120}}"#;
@@ -37,21 +33,29 @@ fn assert_kept(stored: &Row, given: &Row) {
     assert!(near(stored.duration_us, given.duration_us) && (ok || stored.duration_us == given.duration_us));
     stored.duration_us = given.duration_us;
     if let (Some(s), Some(g)) = (&mut stored.mail, &given.mail) {
-        for (s, g) in [(&mut s.accept_us, g.accept_us), (&mut s.latency_us, g.latency_us), (&mut s.login_us, g.login_us)] {
+        for (s, g) in
+            [(&mut s.accept_us, g.accept_us), (&mut s.latency_us, g.latency_us), (&mut s.login_us, g.login_us)]
+        {
             if let (Some(s), Some(g)) = (s, g) {
                 assert!(near(*s, g) && (ok || *s == g), "{s} for {g}");
                 *s = g;
             }
         }
     }
-    if ok && let (Some(s), Some(g)) = (crate::store::encode::exact_parts(&stored.phases), crate::store::encode::exact_parts(&given.phases)) {
+    if ok
+        && let (Some(s), Some(g)) =
+            (crate::store::encode::exact_parts(&stored.phases), crate::store::encode::exact_parts(&given.phases))
+    {
         assert_eq!(s.len(), g.len());
         for (s, g) in s.iter().zip(&g) {
             assert!(s.0 == g.0 && near(s.1, g.1) && near(s.2, g.2), "{s:?} for {g:?}");
         }
         stored.phases.clone_from(&given.phases);
     }
-    assert_eq!((stored.id, stored.outcome, &stored.phases, &stored.mail), (given.id, given.outcome, &given.phases, &given.mail));
+    assert_eq!(
+        (stored.id, stored.outcome, &stored.phases, &stored.mail),
+        (given.id, given.outcome, &given.phases, &given.mail)
+    );
 }
 
 fn mail() -> impl Strategy<Value = Mail> {
@@ -59,7 +63,11 @@ fn mail() -> impl Strategy<Value = Mail> {
     let facts = prop::array::uniform15(prop_oneof![4 => 0..2_u64, 1 => 0..=u64::from(u32::MAX)]);
     let sequence = prop_oneof![0..1_000_u64, any::<u64>()];
     (facts, sequence, time(), time(), time()).prop_map(|(facts, sequence, accept_us, latency_us, login_us)| Mail {
-        facts, sequence, accept_us, latency_us, login_us
+        facts,
+        sequence,
+        accept_us,
+        latency_us,
+        login_us,
     })
 }
 
@@ -67,16 +75,21 @@ fn phases() -> impl Strategy<Value = Vec<u8>> {
     let part = (0..0x29_u8, 0..400_000_000_u64, 0..400_000_000_u64);
     let exact = prop::collection::vec(part, 0..20).prop_map(|parts| exact_bytes(&parts));
     let coarse = prop::collection::vec(any::<u8>(), 0..12);
-    prop_oneof![Just(Vec::new()), exact, coarse, (2..=0xFE_u8).prop_map(|mask| {
-        std::iter::once(mask).chain((0..mask.count_ones()).map(|n| (n * 9) as u8)).collect()
-    })]
+    prop_oneof![
+        Just(Vec::new()),
+        exact,
+        coarse,
+        (2..=0xFE_u8)
+            .prop_map(|mask| { std::iter::once(mask).chain((0..mask.count_ones()).map(|n| (n * 9) as u8)).collect() })
+    ]
 }
 
 fn rows() -> impl Strategy<Value = Rows> {
     let step = prop_oneof![3 => 29_990..30_010_i64, 1 => 0..5_000_000_i64];
     let time = prop_oneof![0..20_000_u64, 0..i64::MAX as u64];
     let evidence = prop::option::of(0..6_usize);
-    let one = (step, 0..40_i64, select(vec![0_u8, 0, 0, 0, 1, 2, 3]), time, phases(), evidence, prop::option::of(mail()));
+    let one =
+        (step, 0..40_i64, select(vec![0_u8, 0, 0, 0, 1, 2, 3]), time, phases(), evidence, prop::option::of(mail()));
     (prop::collection::vec(one, 0..200), any::<bool>()).prop_map(|(all, mails)| {
         let mut id = DAY_ID;
         let rows = all.into_iter().map(|(step, slot, outcome, duration_us, phases, evidence, mail)| {

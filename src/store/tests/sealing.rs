@@ -120,7 +120,8 @@ fn delivered(place: &Place) -> crate::store::Writer {
     restore(&mut writer, at(0), &["mail/a"]);
     let one = |n: i64| {
         let fate = if n == 700 { Fate::Lost } else { Fate::Arrived };
-        let mut o = Observation::new(at(n * 60), Outcome::Ok, Duration::from_micros(52_345 + 17 * n.unsigned_abs() % 9_000));
+        let mut o =
+            Observation::new(at(n * 60), Outcome::Ok, Duration::from_micros(52_345 + 17 * n.unsigned_abs() % 9_000));
         let mut delivery = Delivery::new(fate, Accept::Accepted, n.unsigned_abs());
         delivery.latency_ms = (fate == Fate::Arrived).then_some(o.duration);
         if fate == Fate::Lost {
@@ -138,7 +139,8 @@ fn delivered(place: &Place) -> crate::store::Writer {
 fn what_is_corrected_in_time_is_sealed_as_corrected() {
     let place = Place::new();
     let mut writer = delivered(&place);
-    let arrived = Delivery { latency_ms: Some(Duration::from_secs(400)), ..Delivery::new(Fate::Late, Accept::Accepted, 700) };
+    let arrived =
+        Delivery { latency_ms: Some(Duration::from_secs(400)), ..Delivery::new(Fate::Late, Accept::Accepted, 700) };
     let correction = Correction {
         observed_at: at(42_000),
         account: None,
@@ -153,7 +155,8 @@ fn what_is_corrected_in_time_is_sealed_as_corrected() {
     // Once more, when it is sealed: changes nothing, fails nothing.
     writer.commit(&[commit]).expect("a commit");
     maintain(&mut writer, LATER, &KEEP);
-    let bad: Vec<_> = everything(&place)[&check("mail/a")].iter().filter(|o| o.outcome != Outcome::Ok).cloned().collect();
+    let bad: Vec<_> =
+        everything(&place)[&check("mail/a")].iter().filter(|o| o.outcome != Outcome::Ok).cloned().collect();
     assert_eq!(bad.len(), 1);
     assert_eq!((bad[0].outcome, bad[0].latency()), (Outcome::Slow, Duration::from_secs(400)));
     assert_eq!(bad[0].delivery.as_ref(), Some(&arrived));
@@ -170,7 +173,7 @@ fn a_damaged_block_names_its_check_and_day_and_harms_no_other() {
     maintain(&mut writer, LATER, &KEEP);
     place
         .sql()
-        .execute("UPDATE block SET data = substr(data, 1, 500) || x'00' || substr(data, 502) WHERE id >> 44 = ?1", [DAY + 1])
+        .execute("UPDATE block SET data = CAST(substr(data, 1, 500) || x'A5' || substr(data, 502) AS BLOB) WHERE id >> 44 = ?1", [DAY + 1])
         .expect("damaged");
     let reader = place.reader();
     let of = |from, to| reader.seen(&check("mail/a"), at(from), at(to)).map(|all| all.len());
