@@ -1,8 +1,8 @@
 //! The thread on which the core decides and the store writes.
 //!
 //! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
-//! and writes all commits in one transaction; only then it answers, and shows the messages to the channels. When the
-//! store cannot write, nothing is answered and nothing is sent: the group is tried again until it is written.
+//! and writes all commits in one transaction; only then it answers, and shows the messages to the channels. What changes
+//! nothing is answered at once and written a little later (`held.rs`). When the store cannot write, nothing is answered and nothing is sent: the group is tried again until it is written.
 
 use std::{
     collections::HashMap,
@@ -23,6 +23,7 @@ use tokio::sync::{
 use super::{
     AgentError,
     board::Board,
+    held::Held,
     past::{rename, restore},
     pulse::{Beat, Part, Pulse},
     service::Standing,
@@ -210,6 +211,7 @@ struct Beating {
     states: HashMap<CheckName, &'static str>,
     outlets: Outlets,
     beat: Beat,
+    held: Held,
     /// When the latest transaction began.
     written: Instant,
     /// Whether the store's upkeep stopped before it was done.
@@ -247,6 +249,7 @@ impl Beating {
             states: HashMap::new(),
             outlets,
             beat: pulse.begin(Part::Core, STEP_MAX),
+            held: Held::new(GROUP_MAX),
             written: clock::instant(),
             upkeep_left: false,
         };
@@ -262,11 +265,19 @@ impl Beating {
         self.group(vec![Job::quiet(Event::Tick)], stop)?;
         while !(stop.load(Ordering::Acquire) && queue.is_empty()) {
             self.beat.within(STEP_MAX);
+            if self.held.is_due() {
+                let held = self.held.take();
+                self.write(&held, stop)?;
+            }
             let first = match queue.try_recv() {
                 Ok(job) => job,
                 // Nothing waits: time for what upkeep has left over.
                 Err(TryRecvError::Empty) if self.upkeep_left => {
                     self.maintain();
+                    continue;
+                }
+                Err(TryRecvError::Empty) if !self.held.is_empty() => {
+                    thread::sleep(GROUP_EVERY);
                     continue;
                 }
                 Err(_) => match queue.blocking_recv() {
@@ -288,12 +299,13 @@ impl Beating {
             self.beat.within(STEP_MAX);
             self.group(jobs, stop)?;
         }
-        Ok(())
+        let held = self.held.take();
+        self.write(&held, stop)
     }
 
-    /// Decides a group of jobs, writes it, answers.
+    /// Decides a group of jobs, writes it unless nothing in it is in a hurry, answers.
     fn group(&mut self, jobs: Vec<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
-        let mut commits = Vec::with_capacity(jobs.len());
+        let mut commits = self.held.take();
         let mut answers: Vec<Answer> = Vec::with_capacity(jobs.len());
         let mut maintain = false;
         for job in jobs {
@@ -319,6 +331,7 @@ impl Beating {
                     answers.push((Some(reply), Answering::Done));
                 }
                 Job::Status { reply } => {
+                    self.write(&std::mem::take(&mut commits), stop)?;
                     let _ = reply.send(Reply::Status(self.status()));
                 }
                 Job::Resume { check, reply } => {
@@ -330,7 +343,9 @@ impl Beating {
                 Job::Knock => {}
             }
         }
-        self.write(&commits, stop)?;
+        if let Err(commits) = self.held.keep(commits) {
+            self.write(&commits, stop)?;
+        }
         for (reply, answering) in answers {
             let Some(reply) = reply else { continue };
             let _ = reply.send(match answering {

@@ -13,6 +13,7 @@ mod board;
 mod checks;
 mod control;
 mod heart;
+mod held;
 mod past;
 mod pulse;
 mod service;
@@ -109,7 +110,7 @@ struct Running {
 
 /// A task that can be asked to end.
 struct Task {
-    fingerprint: String,
+    fingerprint: Arc<str>,
     stop: watch::Sender<bool>,
     handle: JoinHandle<()>,
 }
@@ -316,7 +317,7 @@ impl Shared {
                 };
                 notify::worker::run(task_name, channel, net, queue, wait).await;
             });
-            running.channels.insert(name.clone(), Task { fingerprint: String::new(), stop, handle });
+            running.channels.insert(name.clone(), Task { fingerprint: Arc::default(), stop, handle });
         }
     }
 
@@ -387,14 +388,14 @@ impl Shared {
             );
         }
         let net = network(&config).map_err(|e| e.to_string())?;
-        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
+        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
         let mut counts = Reloaded::default();
         let mut ending = Vec::new();
         running.checks.retain(|_, task| !task.handle.is_finished());
         let names: Vec<CheckName> = running.checks.keys().cloned().collect();
         for name in names {
             match new.get(&name) {
-                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| t.fingerprint == *fingerprint) => {
+                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| *t.fingerprint == **fingerprint) => {
                     counts.kept += 1;
                     continue;
                 }

@@ -35,10 +35,6 @@ const PLAIN_EVIDENCE_PER_HOUR: usize = 60;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Milliseconds tried when all numbers of one are taken: 32,768 attempts in the same millisecond do not happen, and
-/// if a clock stands still they must not stop the store.
-const SPILL_MS: i64 = 1_000;
-
 /// The database's one writer. Dropping it releases the file.
 pub struct Writer {
     pub(super) path: PathBuf,
@@ -252,7 +248,7 @@ impl Writing<'_> {
             if insert.execute(params![id, check_id, verdict, previous, phases, evidence])? == 1 {
                 break;
             }
-            id = next_free(self.tx, o.at)?;
+            id = rows::next_free(self.tx, o.at)?;
         }
         if let Some(delivery) = &o.delivery {
             rows::write_delivery(self.tx, id, check_id, encode::to_us(o.duration), delivery)?;
@@ -485,22 +481,6 @@ pub(super) fn known<'k>(
         all.insert(check.clone(), Known { id, latest, evidence: Vec::new(), written: (0, 0), numbered: (-1, 0) });
     }
     all.get_mut(check).ok_or_else(|| Fault::Inconsistent(format!("{check} was just made known and is not")))
-}
-
-/// The lowest free number at or after an instant whose first number is taken.
-fn next_free(tx: &Transaction<'_>, at: Timestamp) -> Result<i64, Fault> {
-    let start = first_id(at);
-    let mut highest = tx.prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2")?;
-    for ms in 0..SPILL_MS {
-        let from = start.saturating_add(ms << encode::SLOT_BITS);
-        let to = from.saturating_add(1 << encode::SLOT_BITS);
-        let taken: Option<i64> = highest.query_row([from, to], |row| row.get(0))?;
-        let free = taken.map_or(from, |taken| taken + 1);
-        if free < to {
-            return Ok(free);
-        }
-    }
-    Err(Fault::Inconsistent(format!("no number is free for an observation at {at}")))
 }
 
 /// A number as SQLite holds it.
