@@ -114,7 +114,7 @@ fn maintain(writer: &mut Writer, now: Timestamp, keep: &Keep) -> Duration {
     }
 }
 
-/// Half a day of many checks as rows; then so many days of one check, sealed but for the last, and read.
+/// A day of many checks as rows; then so many days of one check, sealed but for the last, and read.
 pub fn figures(days: i64) -> Told {
     let dir = tempfile::tempdir().expect("the temporary directory can be written");
     let mut random = fastrand::Rng::with_seed(7);
@@ -130,7 +130,7 @@ pub fn figures(days: i64) -> Told {
     drop(writer);
     let empty = file_bytes(&path);
     let mut writer = Writer::open(&path, start).expect("it opens");
-    let count = write(&mut writer, CHECKS, DAY * DAY_MS, DAY * DAY_MS + DAY_MS / 2, &mut random);
+    let count = write(&mut writer, CHECKS, DAY * DAY_MS, DAY * DAY_MS + DAY_MS, &mut random);
     drop(writer);
     let fresh = (file_bytes(&path) - empty) / count as f64;
 

@@ -19,8 +19,9 @@ use crate::{
     value::Timestamp,
 };
 
-/// Bits of an observation's number below its time: 32,768 attempts may begin in the same millisecond.
-pub(super) const SLOT_BITS: u32 = 15;
+/// Bits of an observation's number below its time: 256 attempts may begin in the same millisecond, and a number takes
+/// seven bytes.
+pub(super) const SLOT_BITS: u32 = 8;
 
 /// Latest instant a number can hold (year 6429), so that shifting never overflows.
 const AT_MS_MAX: i64 = (1 << 47) - 1;

@@ -21,7 +21,7 @@ const COLUMNS: &str = "o.id, o.verdict, d.id, o.previous, o.phases, e.json, d.du
     d.changed, d.messages, d.late, d.pending, d.lost, d.unsent, d.uncertain, d.login_ok, d.login_us";
 
 const TABLES: &str = "observation o LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e
-    ON e.day = (o.id >> 15) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence";
+    ON e.day = (o.id >> 8) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence";
 
 /// An observation with the number of the one stored before it.
 fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {

@@ -26,7 +26,7 @@ pub(super) fn vantage(connection: &Connection) -> Result<Vantage, Fault> {
     found.map_or_else(|| Ok(Vantage::default()), |json| encode::from_json(&json, "the vantage"))
 }
 
-/// Milliseconds tried when all numbers of one are taken: 32,768 attempts in the same millisecond do not happen, and
+/// Milliseconds tried when all numbers of one are taken: 256 attempts in the same millisecond do not happen, and
 /// if a clock stands still they must not stop the store.
 const SPILL_MS: i64 = 1_000;
 

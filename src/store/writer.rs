@@ -297,7 +297,7 @@ impl Writing<'_> {
             .prepare_cached(
                 "SELECT o.id, e.json, coalesce(d.duration_us, o.verdict >> 2) FROM observation o
                  LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e
-                     ON e.day = (o.id >> 15) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence
+                     ON e.day = (o.id >> 8) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence
                  WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3
                  ORDER BY d.sequence IS ?4 DESC, o.id DESC LIMIT 1",
             )?

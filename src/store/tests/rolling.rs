@@ -329,7 +329,7 @@ fn retention_deletes_exactly_what_is_old() {
     let (days, _) = maintain(&mut writer, now, &KEEP);
     assert_eq!(days, 5);
     assert_eq!(all(&place), [6_000, 6_000]);
-    assert_eq!(count(&format!("SELECT min(id >> 15) / {DAY_MS} FROM observation")), DAY + 3);
+    assert_eq!(count(&format!("SELECT min(id >> 8) / {DAY_MS} FROM observation")), DAY + 3);
     assert_eq!(count("SELECT count(*) FROM daily"), 5);
     assert_eq!(maintain(&mut writer, now, &KEEP), (0, 0));
     // A day is never deleted before it is rolled up, whatever is asked.
