@@ -87,6 +87,25 @@ impl Schedule {
     }
 }
 
+/// By how much a timer may fire before the wall clock shows its time. A run that lies further in the future than this
+/// was planned under a clock that has been set back since.
+pub const EARLY_MAX: Duration = Duration::from_secs(2);
+
+/// When a check that was due at `ran` runs next, asked at `now`. `second` is the run after its first one, which may
+/// pass a regular time over. Whatever the wall clock has done in between, the answer lies after `now`, and for a
+/// fixed interval less than two of them.
+pub fn next_run(
+    schedule: &Schedule,
+    name: &CheckName,
+    now: Timestamp,
+    ran: Timestamp,
+    second: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let base = if ran.since(now) > EARLY_MAX { now } else { now.max(ran) };
+    let soon = |at: &Timestamp| *at > base && at.since(base) < schedule.interval(base) * 2;
+    second.filter(soon).or_else(|| schedule.next(name, base))
+}
+
 /// Whole milliseconds of an interval, at least one.
 fn millis(span: Duration) -> i64 {
     i64::try_from(span.max(INTERVAL_MIN).as_millis()).unwrap_or(i64::MAX)
@@ -121,6 +140,10 @@ mod tests {
 
     fn name(text: &str) -> CheckName {
         text.parse().expect("a name")
+    }
+
+    fn seconds(n: i64) -> Timestamp {
+        Timestamp::from_millis(1_000 * n)
     }
 
     fn every(seconds: u64) -> Schedule {
@@ -202,6 +225,30 @@ mod tests {
         assert_eq!(cron.first(&name, half_past, 1), next);
         assert_eq!(cron.next(&name, half_past), next);
         assert_eq!(cron.interval(half_past), Duration::from_secs(3_600));
+    }
+
+    #[test]
+    fn whatever_the_wall_clock_does_the_next_run_is_near() {
+        let name = name("web/front");
+        let tenth = every(10);
+        let cron = Cron::parse("*/2 * * * *", chrono_tz::UTC).expect("a cron line");
+        let day = 86_400;
+        let noon = 20_000 * day + day / 2;
+        // Where the clock stands when asked, against when the check was due: in time, early, late, set back, set forward.
+        for step in [0, -1, 1, 30, -3, -3_600, -day, 3_600, day] {
+            let (now, ran) = (seconds(noon + step), seconds(noon));
+            for (schedule, longest) in [(&tenth, 20), (&Schedule::Cron(cron.clone()), 240)] {
+                let next = next_run(schedule, &name, now, ran, None).expect("it is due again");
+                assert!(next > now, "{step}: {next}");
+                assert!(next.since(now) <= Duration::from_secs(longest), "{step}: {next} is far from {now}");
+            }
+            let planned = tenth.second(&name, ran);
+            let next = next_run(&tenth, &name, now, ran, planned).expect("it is due again");
+            assert!(next > now && next.since(now) < Duration::from_secs(25), "{step}: {next}");
+        }
+        // A timer that fires a little early does not make the same run again.
+        let ran = tenth.next(&name, seconds(noon)).expect("it is due");
+        assert_eq!(next_run(&tenth, &name, ran - Duration::from_millis(3), ran, None), tenth.next(&name, ran));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     incident::vantage::{self, Excuse},
     observation::{Correction, Flight, Observation},
     protocol::{Boxed, Net},
-    schedule::Schedule,
+    schedule::{EARLY_MAX, Schedule, next_run},
     telemetry::Telemetry,
     value::{CheckName, Timestamp},
 };
@@ -65,25 +65,6 @@ const CRON_SLEEP_MAX: Duration = Duration::from_secs(20);
 
 /// Longest a check may take to begin: what it takes up of an earlier run is at most what it had sent within its horizon.
 pub(crate) const BEGIN_MAX: Duration = Duration::from_secs(30);
-
-/// By how much a timer may fire before the wall clock shows its time. A run that lies further in the future than this
-/// was planned under a clock that has been set back since.
-const EARLY_MAX: Duration = Duration::from_secs(2);
-
-/// When a check that was due at `ran` runs next, asked at `now`. `second` is the run after its first one, which may
-/// pass a regular time over. Whatever the wall clock has done in between, the answer lies after `now`, and for a
-/// fixed interval less than two of them.
-fn next_run(
-    schedule: &Schedule,
-    name: &CheckName,
-    now: Timestamp,
-    ran: Timestamp,
-    second: Option<Timestamp>,
-) -> Option<Timestamp> {
-    let base = if ran.since(now) > EARLY_MAX { now } else { now.max(ran) };
-    let soon = |at: &Timestamp| *at > base && at.since(base) < schedule.interval(base) * 2;
-    second.filter(soon).or_else(|| schedule.next(name, base))
-}
 
 /// The permits that all attempts of a process share.
 pub(crate) fn permits() -> Arc<Semaphore> {
@@ -480,10 +461,6 @@ mod tests {
         assert!(bytes <= 1_300, "{bytes}");
     }
 
-    fn second(n: i64) -> Timestamp {
-        Timestamp::from_millis(1_000 * n)
-    }
-
     #[test]
     fn an_attempt_that_waited_until_the_next_one_is_due_does_not_cost_it() {
         let at = |ms: i64| Timestamp::from_millis(ms);
@@ -504,29 +481,5 @@ mod tests {
             assert_eq!(attempts_within(&limits(soft)), expected, "{soft}");
         }
         assert_eq!(attempts_within(""), ATTEMPTS_MAX);
-    }
-
-    #[test]
-    fn whatever_the_wall_clock_does_the_next_run_is_near() {
-        let name: CheckName = "web/front".parse().expect("a name");
-        let every = Schedule::Every(Duration::from_secs(10));
-        let cron = crate::schedule::Cron::parse("*/2 * * * *", chrono_tz::UTC).expect("a cron line");
-        let day = 86_400;
-        let noon = 20_000 * day + day / 2;
-        // Where the clock stands when asked, against when the check was due: in time, early, late, set back, set forward.
-        for step in [0, -1, 1, 30, -3, -3_600, -day, 3_600, day] {
-            let (now, ran) = (second(noon + step), second(noon));
-            for (schedule, longest) in [(&every, 20), (&Schedule::Cron(cron.clone()), 240)] {
-                let next = next_run(schedule, &name, now, ran, None).expect("it is due again");
-                assert!(next > now, "{step}: {next}");
-                assert!(next.since(now) <= Duration::from_secs(longest), "{step}: {next} is far from {now}");
-            }
-            let planned = every.second(&name, ran);
-            let next = next_run(&every, &name, now, ran, planned).expect("it is due again");
-            assert!(next > now && next.since(now) < Duration::from_secs(25), "{step}: {next}");
-        }
-        // A timer that fires a little early does not make the same run again.
-        let ran = every.next(&name, second(noon)).expect("it is due");
-        assert_eq!(next_run(&every, &name, ran - Duration::from_millis(3), ran, None), every.next(&name, ran));
     }
 }

@@ -178,8 +178,13 @@ fn excerpt(line: &str, column: usize, length: usize) -> (String, String) {
     let shown: Vec<char> = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
     let start = column.saturating_sub(1).min(shown.len());
     let mut first = 0;
-    let total: usize = shown.iter().map(|c| cells(*c)).sum();
-    if total > SOURCE_CELLS_MAX {
+    let mut total = 0;
+    // No further than it takes: a long line may hold thousands of mistakes.
+    let is_long = shown.iter().any(|c| {
+        total += cells(*c);
+        total > SOURCE_CELLS_MAX
+    });
+    if is_long {
         let mut before = 0;
         first = start;
         while first > 0 && before + cells(shown[first - 1]) <= SOURCE_CELLS_BEFORE {

@@ -26,6 +26,13 @@ const SECRET_BYTES_MAX: usize = 64 * 1024;
 /// The kinds of references.
 const KINDS: [&str; 4] = ["env", "file", "credential", ACCOUNT];
 
+/// The section whose URLs may hold a token anywhere: receivers of alerts know who writes by the URL alone.
+const CHANNELS: &str = "channels";
+
+/// Shortest part of a URL that may be a token: the shortest of those in use have 24 characters, and words of a path are
+/// shorter.
+const TOKEN_CHARS_MIN: usize = 20;
+
 /// The kind that has a value for each account of a check.
 const ACCOUNT: &str = "account";
 
@@ -154,6 +161,9 @@ impl<'e> Resolver<'e> {
                 }
                 // Also of a password that came through a reference: a URL shows it percent-encoded.
                 url_secrets(text, &mut self.literal);
+                if matches!(path.first(), Some(Segment::Key(section)) if section == CHANNELS) {
+                    url_tokens(text, &mut self.literal);
+                }
             }
             Value::Sequence(items) => {
                 for (index, item) in items.iter_mut().enumerate() {
@@ -350,6 +360,27 @@ fn url_secrets(text: &str, found: &mut Vec<Secret>) {
     }
 }
 
+/// The tokens of a receiver's URL: parts of its path that look like one, and values of its query that do or are named so.
+fn url_tokens(text: &str, found: &mut Vec<Secret>) {
+    let Ok(url) = url::Url::parse(text) else { return };
+    let parts = url.path_segments().into_iter().flatten().filter(|part| looks_like_token(part));
+    found.extend(parts.map(Secret::new));
+    for pair in url.query().unwrap_or_default().split('&') {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if looks_like_token(value) || is_secret_key(name) && !value.is_empty() {
+            found.push(Secret::new(value));
+        }
+    }
+}
+
+/// Long, without a space, and of two kinds at least of small letters, capitals and digits; words joined by dashes are
+/// none.
+fn looks_like_token(part: &str) -> bool {
+    let kinds: [fn(&char) -> bool; 3] = [char::is_ascii_lowercase, char::is_ascii_uppercase, char::is_ascii_digit];
+    let several = kinds.iter().filter(|is_kind| part.chars().any(|c| is_kind(&c))).count() >= 2;
+    part.len() >= TOKEN_CHARS_MIN && several && !has_reference(part)
+}
+
 /// Whether a text holds a reference (not merely an escaped one).
 pub(super) fn has_reference(text: &str) -> bool {
     text.match_indices("${").any(|(at, _)| !text[..at].ends_with('$'))
@@ -518,6 +549,39 @@ mod tests {
         assert_eq!(literal, ["one", "two", "three", "fo%20ur", "fo ur", "5551234", "seven"]);
         let resolved: Vec<&str> = resolver.resolved.iter().map(Secret::expose).collect();
         assert_eq!(resolved, ["hunter2"]);
+    }
+
+    #[test]
+    fn tokens_in_the_urls_of_channels_are_known() {
+        let table: [(&str, &[&str]); 9] = [
+            (
+                "https://hooks.slack.com/services/T00000000/B00000000/x7Gk2LmPq9RsTuVwXyZa12bC",
+                &["x7Gk2LmPq9RsTuVwXyZa12bC"],
+            ),
+            (
+                "https://discord.com/api/webhooks/1234567890123456789/aB-c_dEfGhIjKlMnOpQrStUv",
+                &["aB-c_dEfGhIjKlMnOpQrStUv"],
+            ),
+            ("https://api.telegram.org/bot123456:AAE-abcdefghijklmno/sendMessage", &["bot123456:AAE-abcdefghijklmno"]),
+            ("https://chat.example.com/hooks/8x3hwq5rjfn6mbgka1s9dtyzec", &["8x3hwq5rjfn6mbgka1s9dtyzec"]),
+            ("https://x.example.com/workflows/run?api-version=1&sig=Zm9vYmFyYmF6cXV4MTIz", &["Zm9vYmFyYmF6cXV4MTIz"]),
+            ("https://x.example.com/a?token=short", &["short"]),
+            ("https://${env:PW}.example.com/messages/x7Gk2LmPq9RsTuVwXyZa12bC", &["x7Gk2LmPq9RsTuVwXyZa12bC"]),
+            ("https://alerts.example.com/api/v2/alerts-of-the-operations-team", &[]),
+            ("smtp://mx.example.com:587", &[]),
+        ];
+        for (url, tokens) in table {
+            for (section, expected) in [("channels", tokens), ("checks", &[])] {
+                let environment = fake();
+                let mut resolver = Resolver::new(&environment, FilePath::new("/"));
+                let mut value: Value =
+                    serde_yaml::from_str(&format!("{section}: {{ a: {{ webhook: {{ url: \"{url}\" }} }} }}"))
+                        .expect("well-formed YAML");
+                resolver.resolve(&mut value, &mut Vec::new());
+                let literal: Vec<&str> = resolver.literal.iter().map(Secret::expose).collect();
+                assert_eq!(literal, expected, "{url}");
+            }
+        }
     }
 
     #[test]

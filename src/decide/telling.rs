@@ -225,7 +225,8 @@ impl Core {
         let id = incident.id;
         if let Some(told) = incident.told.channels.get(&fallback) {
             let knows = match message.alert.kind {
-                kind if kind.is_final() => told.ended || incident.is_open(),
+                // What is on its way to it is followed by an end of its own.
+                kind if kind.is_final() => told.ended || incident.is_open() || !told.pending.is_empty(),
                 MessageKind::Worse => told.severity >= message.alert.severity,
                 _ => true,
             };
@@ -235,8 +236,8 @@ impl Core {
                 return;
             }
         }
-        let closed = !incident.is_open();
-        let kind = if closed && !message.alert.kind.is_final() { MessageKind::Past } else { message.alert.kind };
+        // Nothing of it has reached the fallback: the end of something unknown tells nothing, so it hears of the whole.
+        let kind = if incident.is_open() { message.alert.kind } else { MessageKind::Past };
         let Some(mut alert) = self.compose(id, kind, now) else { return };
         let error = message.last_error.clone().unwrap_or_default();
         alert.instead_of = Some(InsteadOf { channel: message.channel.clone(), error });

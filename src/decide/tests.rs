@@ -291,6 +291,17 @@ fn a_refused_message_goes_to_the_fallback_which_then_gets_the_recovery() {
 }
 
 #[test]
+fn a_fallback_that_stands_in_for_the_recovery_alone_is_told_the_whole() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    world.see(0, "mail/in", false);
+    world.see(3, "mail/in", false);
+    world.answer(3, "hook", &Attempted::Delivered);
+    world.see(9, "mail/in", true);
+    world.answer(9, "hook", &Attempted::Refused { error: "404".into() });
+    assert_eq!(world.told, ["3 hook problem", "9 hook recovery", "9 post past"]);
+}
+
+#[test]
 fn a_degradation_that_becomes_an_outage_is_told_as_worse_and_matched_again() {
     let down_only = Match { severities: vec![Severity::Down], ..Match::default() };
     let routes = vec![

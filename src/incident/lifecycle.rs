@@ -78,7 +78,7 @@ impl Incident {
                 (Entry::Severity, format!("{check} works again, but is degraded"))
             }
             Change::Ended(edge) => {
-                member.ended = Some(*edge);
+                member.end(*edge);
                 member.flapping = false;
                 (Entry::Recovered, format!("{check} is up, since {}", edge.by.to_seconds_text()))
             }
@@ -99,7 +99,7 @@ impl Incident {
     /// A check is no longer watched; for the incident it has ended.
     pub fn forget(&mut self, check: &CheckName, now: Timestamp) -> Lines {
         let Some(member) = self.members.get_mut(check).filter(|m| m.ended.is_none()) else { return Lines::new() };
-        member.ended = Some(Edge { after: None, by: now });
+        member.end(Edge { after: None, by: now });
         let mut lines =
             vec![(Entry::Recovered, format!("{check} is no longer watched: it is not in the configuration"))];
         lines.extend(self.sum_up(now));
@@ -162,6 +162,13 @@ impl Member {
             confirmed_at: now,
             flapping: false,
         }
+    }
+
+    /// It has ended. Under a clock that was set back meanwhile, the end may lie before the beginning, or the last bad
+    /// observation after the first good one: then it has lasted no time that could be told, and ended by then.
+    fn end(&mut self, edge: Edge) {
+        let by = edge.by.max(self.started.by);
+        self.ended = Some(Edge { after: edge.after.filter(|after| *after <= by), by });
     }
 }
 

@@ -9,6 +9,8 @@
 //! the same for every attempt of a message, so that a receiver can drop repeats. Redirects are not followed.
 
 mod alertmanager;
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 mod preset;
 mod reply;

@@ -15,6 +15,8 @@
 //! dns: { server: "192.0.2.53", name: mail.example.com, type: MX, expect: { contains: ["10 mx.example.com"] } }
 //! ```
 
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -222,22 +224,8 @@ impl DnsProbe {
         self.fitting(&answer, id).map_err(|why| cx.fail(Kind::Protocol, format!("not a proper answer: {why}")))
     }
 
-    /// The answer, if these bytes are the answer to this question (RFC 5452, section 9.1).
     fn fitting(&self, bytes: &[u8], id: u16) -> Result<Message, String> {
-        let message = Message::from_vec(bytes).map_err(|e| format!("it cannot be read ({e})"))?;
-        if message.metadata.id != id {
-            return Err("it carries another id".into());
-        }
-        if message.metadata.message_type != MessageType::Response {
-            return Err("it is no response".into());
-        }
-        // A server that could not even read the question may leave it out.
-        let failed = message.metadata.response_code != ResponseCode::NoError;
-        match &message.queries[..] {
-            [query] if query.query_type == self.question.query_type && query.name == self.question.name => Ok(message),
-            [] if failed => Ok(message),
-            _ => Err("it answers another question".into()),
-        }
+        fits(&self.question, bytes, id)
     }
 }
 
@@ -249,6 +237,24 @@ impl Probe for DnsProbe {
 
     fn probe<'a>(&'a self, cx: &'a mut Attempt) -> Boxed<'a, Result<(), Reason>> {
         Box::pin(self.attempt(cx))
+    }
+}
+
+/// The answer, if these bytes are the answer to this question (RFC 5452, section 9.1).
+fn fits(question: &Query, bytes: &[u8], id: u16) -> Result<Message, String> {
+    let message = Message::from_vec(bytes).map_err(|e| format!("it cannot be read ({e})"))?;
+    if message.metadata.id != id {
+        return Err("it carries another id".into());
+    }
+    if message.metadata.message_type != MessageType::Response {
+        return Err("it is no response".into());
+    }
+    // A server that could not even read the question may leave it out.
+    let failed = message.metadata.response_code != ResponseCode::NoError;
+    match &message.queries[..] {
+        [query] if query.query_type == question.query_type && query.name == question.name => Ok(message),
+        [] if failed => Ok(message),
+        _ => Err("it answers another question".into()),
     }
 }
 

@@ -19,6 +19,8 @@
 
 mod client;
 mod expect;
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 
 use std::{

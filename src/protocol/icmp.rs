@@ -25,6 +25,8 @@
 //! icmp: { url: "icmp://router.example.com", count: 5, loss_max: 40%, rtt_slow: 100ms }
 //! ```
 
+#[doc(hidden)]
+pub mod fuzz;
 mod packet;
 mod socket;
 mod tally;

@@ -30,8 +30,11 @@
 //!   imap: { url: "imaps://mail.example.com", username: probe, password: "${credential:imap}" }
 //! ```
 
+mod answers;
 mod client;
 mod codec;
+#[doc(hidden)]
+pub mod fuzz;
 mod folders;
 mod login;
 mod options;

@@ -29,6 +29,8 @@
 //! ```
 
 mod codec;
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 mod session;
 mod words;

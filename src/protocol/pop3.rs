@@ -31,6 +31,8 @@
 //! ```
 
 mod client;
+#[doc(hidden)]
+pub mod fuzz;
 mod login;
 mod options;
 mod watch;

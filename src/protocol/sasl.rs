@@ -123,6 +123,22 @@ pub fn choose<S: AsRef<str>>(offered: &[S], wanted: Option<Mechanism>, private: 
     })
 }
 
+/// What to try when the server refused a mechanism that was chosen unasked; empty when there is nothing. Many a server
+/// offers SCRAM for all its users, and can do it for none: it keeps hashes of its own, or asks PAM.
+pub fn hint<S: AsRef<str>>(chosen: Mechanism, asked: Option<Mechanism>, offered: &[S], private: bool) -> &'static str {
+    let has = |mechanism: Mechanism| offered.iter().any(|o| o.as_ref().eq_ignore_ascii_case(mechanism.name()));
+    let proves = matches!(chosen, Mechanism::ScramSha256 | Mechanism::ScramSha1);
+    match (asked, private && proves) {
+        (None, true) if has(Mechanism::Plain) => {
+            "; where the password is right, the server may lack SCRAM: `auth: plain`"
+        }
+        (None, true) if has(Mechanism::Login) => {
+            "; where the password is right, the server may lack SCRAM: `auth: login`"
+        }
+        _ => "",
+    }
+}
+
 /// A nonce for [`Exchange::new`] from random bytes.
 pub fn nonce(random: [u8; NONCE_BYTES]) -> String {
     // 18 bytes make 24 letters without padding, and Base64 has no comma (RFC 5802, section 5.1).
@@ -389,6 +405,24 @@ mod tests {
 
     fn text(bytes: Vec<u8>) -> String {
         String::from_utf8(bytes).expect("text")
+    }
+
+    #[test]
+    fn what_else_to_try_is_said_only_where_it_may_help() {
+        use Mechanism::{Plain, ScramSha1, ScramSha256};
+        let table: [(Mechanism, Option<Mechanism>, &[&str], bool, &str); 6] = [
+            (ScramSha256, None, &["SCRAM-SHA-256", "PLAIN"], true, "plain"),
+            (ScramSha1, None, &["LOGIN", "SCRAM-SHA-1"], true, "login"),
+            (ScramSha256, None, &["SCRAM-SHA-256", "PLAIN"], false, ""),
+            (ScramSha256, None, &["SCRAM-SHA-256"], true, ""),
+            (ScramSha256, Some(ScramSha256), &["SCRAM-SHA-256", "PLAIN"], true, ""),
+            (Plain, None, &["PLAIN", "LOGIN"], true, ""),
+        ];
+        for (chosen, asked, offered, private, word) in table {
+            let said = hint(chosen, asked, offered, private);
+            assert_eq!(said.is_empty(), word.is_empty(), "{said}");
+            assert!(said.contains(word), "{said}");
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@
 //! ```
 
 mod dialogue;
+#[doc(hidden)]
+pub mod fuzz;
 mod login;
 mod options;
 mod reply;

@@ -28,6 +28,8 @@
 //!   websocket: { url: "wss://chat.example.com/socket", headers: { Authorization: "Bearer ${env:CHAT_TOKEN}" } }
 //! ```
 
+#[doc(hidden)]
+pub mod fuzz;
 mod options;
 mod script;
 mod session;
@@ -81,6 +83,9 @@ const PASSED_OVER_MAX: usize = 1_000;
 
 /// Most messages kept that came before the session was ready.
 const EARLY_MAX: usize = 256;
+
+/// Most bytes of them.
+const EARLY_BYTES_MAX: usize = 4 << 20;
 
 /// Longest wait for the server's part of the goodbye: it says nothing about the service any more.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
@@ -337,8 +342,10 @@ impl Receiver for Receiving {
             cx.phase(Phase::Exchange);
             cx.sent("Ping");
             let mut inbox = Inbox { field: self.field.clone(), arrivals: VecDeque::new() };
+            let mut bytes = 0;
             let early = |frame: Bytes| {
-                if inbox.arrivals.len() < EARLY_MAX {
+                bytes += frame.len();
+                if inbox.arrivals.len() < EARLY_MAX && bytes <= EARLY_BYTES_MAX {
                     inbox.take(frame);
                 }
             };

@@ -69,11 +69,15 @@ pub struct NetOptions {
     pub masker: Masker,
 }
 
+/// A stream for every connection that would be made.
+type StandIn = Box<dyn Fn() -> Stream + Send + Sync>;
+
 /// What all attempts of a process share: the resolver, the trusted roots, the masker of secrets.
 pub struct Net {
     /// Replaces secrets in everything that is told.
     pub masker: Masker,
     resolver: Resolver,
+    stand_in: Option<StandIn>,
     platform: OnceLock<Result<Arc<dyn ServerCertVerifier>, String>>,
 }
 
@@ -84,7 +88,21 @@ impl Net {
     /// When that configuration cannot be read or holds no name server.
     pub fn new(options: NetOptions) -> Result<Arc<Self>, String> {
         let resolver = Resolver::new(&options.nameservers)?;
-        Ok(Arc::new(Self { masker: options.masker, resolver, platform: OnceLock::new() }))
+        Ok(Arc::new(Self { masker: options.masker, resolver, stand_in: None, platform: OnceLock::new() }))
+    }
+
+    /// A net whose connections are these streams: for the fuzzing of whole dialogues, in memory.
+    ///
+    /// # Errors
+    /// As [`Net::new`].
+    #[doc(hidden)]
+    pub fn standing_in(
+        options: NetOptions,
+        connection: impl Fn() -> Stream + Send + Sync + 'static,
+    ) -> Result<Arc<Self>, String> {
+        let resolver = Resolver::new(&options.nameservers)?;
+        let stand_in: Option<StandIn> = Some(Box::new(connection));
+        Ok(Arc::new(Self { masker: options.masker, resolver, stand_in, platform: OnceLock::new() }))
     }
 
     /// The resolver.

@@ -21,6 +21,8 @@ mod daily;
 mod day;
 mod encode;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod maintain;
 mod open;

@@ -35,6 +35,11 @@ impl Authority {
         self.issuer.pem()
     }
 
+    /// Its key, for another program to sign with.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// A server's certificate for these names, valid from and to so many days from now.
     pub fn server(&self, names: &[&str], from_days: i64, to_days: i64) -> Pair {
         self.sign(leaf(names, from_days, to_days, ExtendedKeyUsagePurpose::ServerAuth))

@@ -30,7 +30,15 @@ impl Place {
 
     /// The same with further options of the agent, such as `, nameservers: [192.0.2.1]`.
     pub fn with_agent(agent: &str, config: &str, checks: &str) -> Self {
-        let dir = super::scratch();
+        Self::within(super::scratch(), agent, config, checks)
+    }
+
+    /// The same in memory, where the machine has such a place: for what is about the order of writes, not about disks.
+    pub fn in_memory(config: &str, checks: &str) -> Self {
+        Self::within(super::scratch_in_memory(), "", config, checks)
+    }
+
+    fn within(dir: TempDir, agent: &str, config: &str, checks: &str) -> Self {
         let own = format!("agent: {{ name: test-1, socket: bongsu.sock{agent} }}\nstore: {{ path: bongsu.db }}\n");
         super::write(dir.path(), "config.yaml", &format!("{own}{config}"));
         super::write(dir.path(), "checks/all.yaml", checks);

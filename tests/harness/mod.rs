@@ -6,16 +6,19 @@ pub mod broker;
 pub mod certs;
 pub mod daemon;
 pub mod dovecot;
+pub mod hostile;
 pub mod http;
 pub mod lmtp_proxy;
 pub mod mangler;
 pub mod mosquitto;
 pub mod mqtt_proxy;
 pub mod policy;
+pub mod polite;
 pub mod ports;
 pub mod postfix;
 pub mod probing;
 pub mod proxy;
+pub mod roles;
 pub mod websocket;
 
 use std::{

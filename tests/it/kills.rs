@@ -11,7 +11,10 @@ use crate::harness::{
 };
 
 /// Kills in one run of the test; `BONGSU_KILLS` asks for more.
-const KILLS: usize = 60;
+const KILLS: usize = 300;
+
+/// Stories that are told side by side, each with a daemon of its own: most of the time they wait.
+const STORIES: usize = 5;
 
 /// Kills within each outage, half before its end and half after.
 const KILLS_EACH: usize = 6;
@@ -28,6 +31,14 @@ struct Story {
     killed: usize,
 }
 
+/// What a story came to.
+struct Tally {
+    killed: usize,
+    incidents: usize,
+    messages: usize,
+    repeats: usize,
+}
+
 impl Story {
     /// Lets the daemon live for a moment, kills it, starts it again: at start-up, while probing, while writing, while
     /// sending, as chance has it.
@@ -38,20 +49,45 @@ impl Story {
         self.daemon = self.place.spawn();
     }
 
-    fn accepted(&self, kind: &str) -> Vec<Request> {
-        self.hook.accepted().into_iter().filter(|r| r.json()["kind"] == kind).collect()
-    }
-
     fn count(&self, sql: &str) -> usize {
         self.place.query(sql).first().and_then(|n| n.parse().ok()).unwrap_or(0)
     }
+
+    fn tell(seed: u64, kills: usize) -> Tally {
+        let (target, hook) = (Web::start(Answer::Status(200)), Web::start(Answer::Status(200)));
+        let (config, checks) = configuration(&target, &hook);
+        // Long enough that some kills fall between the request and its answer: those must be repeated under their key.
+        hook.set_delay(Duration::from_millis(150));
+        let place = Place::new(&config, &checks);
+        let daemon = place.start();
+        let mut story = Self { place, hook, daemon, random: fastrand::Rng::with_seed(seed), killed: 0 };
+        let cycles = kills.div_ceil(KILLS_EACH);
+        for cycle in 1..=cycles {
+            target.set(Answer::Status(503));
+            for _ in 0..KILLS_EACH / 2 {
+                story.kill_and_restart();
+            }
+            let of = |state: &str| format!("SELECT count(*) FROM incidents WHERE state = '{state}'");
+            until("the outage is an incident", || story.count(&of("open")) == 1);
+            target.set(Answer::Status(200));
+            for _ in 0..KILLS_EACH / 2 {
+                story.kill_and_restart();
+            }
+            until("the incident is over", || story.count(&of("closed")) == cycle);
+            until("all is told", || story.count("SELECT count(*) FROM outbox WHERE state = 'pending'") == 0);
+        }
+        let at = format!("seed {seed}");
+        assert_eq!(story.count("SELECT count(*) FROM incidents"), cycles, "every outage is one incident, {at}");
+        let accepted = story.hook.accepted();
+        told_once(&accepted, &story.place, &at);
+        assert_eq!(story.place.query("PRAGMA integrity_check"), ["ok"]);
+        let messages = accepted.iter().map(|r| r.key()).collect::<BTreeSet<_>>().len();
+        Tally { killed: story.killed, incidents: cycles, messages, repeats: accepted.len() - messages }
+    }
 }
 
-#[test]
-fn no_kill_loses_or_invents_an_incident_or_an_alert() {
-    let seed = std::env::var("BONGSU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    println!("BONGSU_SEED={seed}");
-    let (target, hook) = (Web::start(Answer::Status(200)), Web::start(Answer::Status(200)));
+/// A check that is quick to judge, and a channel that is told at once.
+pub fn configuration(target: &Web, hook: &Web) -> (String, String) {
     let config = format!(
         "channels: {{ hook: {{ webhook: {{ url: \"{}\" }} }} }}\nroutes: [ {{ steps: [ {{ after: 0s, to: [hook] }} ] }} ]\n",
         hook.url("/")
@@ -62,55 +98,51 @@ fn no_kill_loses_or_invents_an_incident_or_an_alert() {
          checks: [ {{ name: front, http: {{ url: \"{}\" }} }} ]\n",
         target.url("/")
     );
-    // Long enough that some kills fall between the request and its answer: those must be repeated under their key.
-    hook.set_delay(Duration::from_millis(150));
-    let place = Place::new(&config, &checks);
-    let daemon = place.start();
-    let mut story = Story { place, hook, daemon, random: fastrand::Rng::with_seed(seed), killed: 0 };
-    let cycles = kills().div_ceil(KILLS_EACH);
-    for cycle in 1..=cycles {
-        target.set(Answer::Status(503));
-        for _ in 0..KILLS_EACH / 2 {
-            story.kill_and_restart();
-        }
-        until("the outage is an incident", || story.count("SELECT count(*) FROM incidents WHERE state = 'open'") == 1);
-        target.set(Answer::Status(200));
-        for _ in 0..KILLS_EACH / 2 {
-            story.kill_and_restart();
-        }
-        until("the incident is over", || story.count("SELECT count(*) FROM incidents WHERE state = 'closed'") == cycle);
-        until("all is told", || story.count("SELECT count(*) FROM outbox WHERE state = 'pending'") == 0);
-    }
-    assert!(story.killed >= kills(), "{} kills", story.killed);
-    assert_eq!(story.count("SELECT count(*) FROM incidents"), cycles, "every outage is one incident, seed {seed}");
+    (config, checks)
+}
 
-    // What was received under one key is one message, and one that the store knows as delivered.
-    let mut by_key: BTreeMap<String, BTreeSet<Vec<u8>>> = BTreeMap::new();
-    for request in story.hook.accepted() {
-        by_key.entry(request.key().to_owned()).or_default().insert(request.body);
+/// What was received under one key is one message, and one that the store knows as delivered; and of each incident its
+/// beginning and its end were told, once each.
+pub fn told_once(accepted: &[Request], place: &Place, at: &str) {
+    let mut by_key: BTreeMap<&str, BTreeSet<&[u8]>> = BTreeMap::new();
+    for request in accepted {
+        by_key.entry(request.key()).or_default().insert(&request.body);
     }
     let delivered: BTreeSet<String> =
-        story.place.query("SELECT key FROM outbox WHERE state IN ('delivered', 'superseded')").into_iter().collect();
+        place.query("SELECT key FROM outbox WHERE state IN ('delivered', 'superseded')").into_iter().collect();
     for (key, bodies) in &by_key {
-        assert_eq!(bodies.len(), 1, "{key} came with different bodies, seed {seed}");
-        assert!(delivered.contains(key), "{key} was received and is not in the store, seed {seed}");
+        assert_eq!(bodies.len(), 1, "{at}: {key} came with different bodies");
+        assert!(delivered.contains(*key), "{at}: {key} was received and is not in the store");
     }
-    for incident in story.place.query("SELECT id FROM incidents") {
+    for incident in place.query("SELECT id FROM incidents") {
         let id: u64 = incident.parse().expect("a number");
         let keys = |kind: &str| {
-            let of = story.accepted(kind).into_iter().filter(|r| r.json()["incident"] == id);
-            of.map(|r| r.key().to_owned()).collect::<BTreeSet<_>>().len()
+            let of = accepted.iter().filter(|r| r.json()["kind"] == kind && r.json()["incident"] == id);
+            of.map(Request::key).collect::<BTreeSet<_>>().len()
         };
         let told = (keys("problem"), keys("recovery"), keys("past"));
         // A message that was being sent at a kill is sent again; so a problem may have come and its end be told with it.
-        assert!(matches!(told, (1, 1, 0) | (0, 0, 1) | (1, 0, 1)), "incident {id} was told {told:?}, seed {seed}");
+        assert!(matches!(told, (1, 1, 0) | (0, 0, 1) | (1, 0, 1)), "{at}: incident {id} was told {told:?}");
     }
-    assert_eq!(story.place.query("PRAGMA integrity_check"), ["ok"]);
-    let repeats = story.hook.accepted().len() - by_key.len();
+}
+
+#[test]
+fn no_kill_loses_or_invents_an_incident_or_an_alert() {
+    let seed = std::env::var("BONGSU_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    println!("BONGSU_SEED={seed}");
+    let each = kills().div_ceil(STORIES);
+    let tallies: Vec<Tally> = std::thread::scope(|scope| {
+        let tell = |n: usize| scope.spawn(move || Story::tell(seed.wrapping_add(n as u64), each));
+        let stories: Vec<_> = (0..STORIES).map(tell).collect();
+        stories.into_iter().map(|story| story.join().expect("a story that fails has said why")).collect()
+    });
+    let sum = |of: fn(&Tally) -> usize| tallies.iter().map(of).sum::<usize>();
+    let killed = sum(|t| t.killed);
+    assert!(killed >= kills(), "{killed} kills");
     println!(
-        "{} kills, {} incidents, {} messages, {repeats} repeats under their key",
-        story.killed,
-        cycles,
-        by_key.len()
+        "{killed} kills, {} incidents, {} messages, {} repeats under their key",
+        sum(|t| t.incidents),
+        sum(|t| t.messages),
+        sum(|t| t.repeats)
     );
 }

@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod demo;
 mod documents;
+mod hostile;
 mod kills;
 mod reference;
 mod servers;

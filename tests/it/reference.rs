@@ -30,6 +30,8 @@ place; `bongsu protocols NAME` tells what a protocol's success proves.
 - Required keys are in **bold**. A key left out, or left empty, has its default.
 - Unknown keys are refused, but for keys at the top of a file that begin with `x-`: they are yours, for YAML anchors.
 - `${env:NAME}`, `${file:/path}` and `${credential:name}` (systemd credentials) stand for secrets, within any text.
+- Secrets are masked wherever something is told: those above, what stands under keys such as `password`, passwords in
+  URLs, and in URLs of channels the parts that look like tokens (20 characters or more, of several kinds).
 - `${account:KEY}` stands for a value of the account whose turn it is, in a check with [several](#accounts).
 - Relative paths are relative to the file they stand in.
 - A setting of a check is its own, else that of its file's `defaults`, else that of `config.yaml`'s, else built in.

@@ -10,6 +10,9 @@ use crate::{alert::message::Attempted, observation::one_line, value::Timestamp};
 /// Most characters of a body repeated in an error: enough for a sentence.
 const BODY_CHARS_MAX: usize = 200;
 
+/// Longest host of a redirect that is told, in characters: names of the DNS are no longer (RFC 1035, section 2.3.4).
+const HOST_CHARS_MAX: usize = 253;
+
 /// An answer, as far as it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Reply {
@@ -104,7 +107,7 @@ fn said(json: Option<&Value>, body: &str) -> String {
 
 /// The host of an address; its path and query may hold a token.
 fn host(location: &str) -> Option<String> {
-    url::Url::parse(location).ok()?.host_str().map(str::to_owned)
+    url::Url::parse(location).ok()?.host_str().map(|host| one_line(host, HOST_CHARS_MAX))
 }
 
 #[cfg(test)]
@@ -121,6 +124,14 @@ mod tests {
             Attempted::Retry { error, retry_after } => format!("retry {retry_after:?} {error}"),
             Attempted::Refused { error } => format!("refused {error}"),
         }
+    }
+
+    #[test]
+    fn a_redirect_to_an_endless_host_is_told_in_a_line() {
+        let location = Some(format!("https://{}/", "a.".repeat(7_000)));
+        let reply = Reply { status: 301, location, ..Reply::default() };
+        let Attempted::Refused { error } = judge(Preset::Generic, &reply, now()) else { panic!("it is not followed") };
+        assert!(error.contains("…") && error.chars().count() < 400, "{error}");
     }
 
     #[test]

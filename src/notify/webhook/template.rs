@@ -30,6 +30,10 @@ pub struct Template {
     json: bool,
 }
 
+/// Longest expression or statement, between its braces: the library takes one apart by recursion, which a long chain of
+/// operators would let run out of stack.
+const EXPRESSION_BYTES_MAX: usize = 1_000;
+
 const NAME: &str = "body";
 
 impl Template {
@@ -38,6 +42,9 @@ impl Template {
     /// # Errors
     /// In words, with the line, when it does not parse, render, or make JSON.
     pub fn new(source: String, json: bool) -> Result<Self, String> {
+        if let Some(line) = too_long(&source) {
+            return Err(format!("line {line}: an expression of more than {EXPRESSION_BYTES_MAX} bytes"));
+        }
         let mut environment = Environment::new();
         environment.set_fuel(Some(FUEL));
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
@@ -70,6 +77,31 @@ impl Template {
         }
         Ok(body.0)
     }
+}
+
+/// The line in which an expression or a statement begins that is longer than the bound.
+fn too_long(source: &str) -> Option<usize> {
+    let bytes = source.as_bytes();
+    let mut at = 0;
+    while let Some(begin) = bytes[at..].windows(2).position(|pair| matches!(pair, b"{{" | b"{%")).map(|n| at + n) {
+        let mut quote = None;
+        let mut end = begin + 2;
+        while end < bytes.len() {
+            match (quote, bytes[end]) {
+                (Some(_), b'\\') => end += 1,
+                (Some(open), byte) if byte == open => quote = None,
+                (None, byte @ (b'"' | b'\'')) => quote = Some(byte),
+                (None, b'}' | b'%') if bytes.get(end + 1) == Some(&b'}') => break,
+                _ => {}
+            }
+            end += 1;
+        }
+        if end - begin > EXPRESSION_BYTES_MAX {
+            return Some(source[..begin].matches('\n').count() + 1);
+        }
+        at = end.min(bytes.len());
+    }
+    None
 }
 
 struct Bounded(Vec<u8>);
@@ -211,6 +243,33 @@ mod tests {
         for (source, json, expected) in table {
             let error = Template::new(source.into(), json).expect_err(source);
             assert!(error.starts_with(expected) || error == expected, "{source}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_expression_is_long_enough_to_exhaust_the_stack() {
+        let chain = |operator: &str, n: usize| format!("{{{{ {}1 }}}}", operator.repeat(n));
+        let table = [
+            (chain("-", 900), true),
+            (chain("1+", 400), true),
+            (chain("-", 30_000), false),
+            (chain("1+", 30_000), false),
+            (format!("a\n{{% if {}1 %}}{{% endif %}}", "not ".repeat(9_000)), false),
+            (format!("{{{{ \"}}}}\" ~ {}1 }}}}", "-".repeat(9_000)), false),
+            // Literal text has no bound of its own.
+            (format!("{{{{ 1 }}}}{}{{{{ 2 }}}}", "x".repeat(9_000)), true),
+        ];
+        for (source, good) in table {
+            // With the stack of the program's main thread: code that is not optimised needs more of it.
+            let thread = std::thread::Builder::new().stack_size(8 << 20);
+            let (beginning, tried) = (source[..30].to_owned(), move || Template::new(source, false).map(|_| ()));
+            let told = thread.spawn(tried).expect("a thread").join().expect("no panic");
+            let expected = if good { Ok(()) } else { Err("an expression of more than 1000 bytes") };
+            match (told, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(text), Err(part)) if text.ends_with(part) => {}
+                (told, _) => panic!("{beginning}: {told:?}"),
+            }
         }
     }
 

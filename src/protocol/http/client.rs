@@ -317,7 +317,7 @@ pub fn failure(gathering: &mut Gathering<'_>, error: reqwest::Error, place: &str
     let (kind, text) = if says(&ended) {
         (Kind::Closed, "the server closed the connection before its answer was complete".into())
     } else if innermost.contains("head is too large") {
-        (Kind::TooLarge, "the headers of the answer are too large".into())
+        (Kind::TooLarge, "the headers of the answer, or the length they announce, are too large".into())
     } else if says(&packed) {
         (Kind::Protocol, format!("the compressed body of the answer is broken: {innermost}"))
     } else {

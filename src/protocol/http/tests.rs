@@ -125,7 +125,7 @@ fn hostile_servers_are_bounded() {
             },
             "",
             Kind::TooLarge,
-            "the headers of the answer are too large",
+            "the headers of the answer, or the length they announce, are too large",
         ),
         (
             |mut s| {
@@ -135,7 +135,7 @@ fn hostile_servers_are_bounded() {
             },
             "",
             Kind::TooLarge,
-            "the headers of the answer are too large",
+            "the headers of the answer, or the length they announce, are too large",
         ),
         (
             |mut s| {

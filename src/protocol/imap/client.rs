@@ -161,6 +161,8 @@ pub struct Client {
     tags: u32,
     /// What the server says it can, in capitals.
     pub capabilities: Vec<String>,
+    /// What the server asks in a login is not for those who read along.
+    pub hides_challenges: bool,
     /// Something may have come into the selected folder.
     pub news: bool,
     bye: Option<String>,
@@ -178,6 +180,7 @@ impl Client {
             literal: None,
             tags: 0,
             capabilities: Vec::new(),
+            hides_challenges: false,
             news: false,
             bye: None,
             leaving: false,
@@ -209,7 +212,8 @@ impl Client {
             let line = self.lines.line().await.map_err(|broken| self.broken(broken))?;
             let is_first = self.partial.is_empty();
             if is_first {
-                ear.heard(&String::from_utf8_lossy(&line));
+                let is_hidden = self.hides_challenges && line.starts_with(b"+ ");
+                ear.heard(&if is_hidden { "+ (challenge)".into() } else { String::from_utf8_lossy(&line) });
             }
             self.partial.extend_from_slice(&line);
             if !(is_first && codec::is_one_line(&line))
@@ -373,22 +377,26 @@ impl Client {
                 Response::Status(None, said) if said.status == Status::Bye && !self.leaving => {
                     return Err(Fault::Bye(said.shown()));
                 }
-                Response::Status(None, said) => statuses.push(said),
+                Response::Status(None, said) => {
+                    let code = said.code.as_ref().map_or(0, |(name, rest)| name.len() + rest.len());
+                    bytes += said.text.len() + code + size_of::<StatusLine>();
+                    statuses.push(said);
+                }
                 Response::Data(said) => {
                     bytes += said.values.iter().map(size).sum::<usize>();
-                    if bytes > ANSWER_BYTES_MAX {
-                        break;
-                    }
                     data.push(said);
                 }
                 Response::Continue(_) | Response::Odd => {}
+            }
+            if bytes > ANSWER_BYTES_MAX {
+                break;
             }
         }
         Err(Fault::TooLarge("the server's answer to one command has no end".into()))
     }
 }
 
-/// Most bytes of data in the answer to one command, as it is kept: ten thousand folders, or a long search.
+/// Most bytes of the answer to one command, as it is kept: ten thousand folders, or a long search.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 fn size(value: &codec::Value) -> usize {

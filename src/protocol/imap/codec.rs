@@ -189,6 +189,9 @@ fn status_line(status: Status, rest: &str) -> StatusLine {
     StatusLine { status, code, text: text.trim().to_owned() }
 }
 
+/// Longest announcement of a literal with the line's end: braces, a plus, and more digits than any length that is read.
+const ANNOUNCEMENT_BYTES_MAX: usize = 32;
+
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -249,7 +252,9 @@ impl Reader<'_> {
 
     fn literal(&mut self) -> Option<Vec<u8>> {
         let rest = &self.bytes[self.at..];
-        let end = rest.windows(2).position(|w| w == b"\r\n")?;
+        // No further than an announcement reaches: a line of nothing but braces would be read again for each.
+        let near = &rest[..rest.len().min(ANNOUNCEMENT_BYTES_MAX)];
+        let end = near.windows(2).position(|w| w == b"\r\n")?;
         let length = usize::try_from(literal(&rest[..end])?).ok()?;
         let text = rest.get(end + 2..)?.get(..length)?.to_vec();
         self.at += end + 2 + length;
@@ -498,6 +503,17 @@ mod tests {
         }
         assert_eq!(set(&[1, 5, 9]), "1,5,9");
         assert_eq!((last_part("a/b/c", Some("/")), last_part("a.b", None)), ("c", "a.b"));
+    }
+
+    #[test]
+    fn what_looks_like_literals_takes_no_longer_than_it_is_long() {
+        let line = format!("* 1 FETCH {}", "{1 ".repeat(170_000));
+        let begun = crate::clock::instant();
+        let Response::Data(data) = response(line.as_bytes()) else { panic!("data") };
+        assert_eq!(data.values.len(), 170_000);
+        let took = crate::clock::instant().saturating_duration_since(begun);
+        // With a pass for each of them it would be minutes.
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
     }
 
     #[test]

@@ -77,6 +77,7 @@ async fn start_tls(
     if client.capabilities.is_empty() {
         capabilities(&mut client, cx).await?;
     }
+    cx.phase(Phase::Tls);
     if !client.can("STARTTLS") {
         return Err(cx.fail(Kind::Unexpected, "the server does not offer STARTTLS"));
     }
@@ -123,10 +124,16 @@ async fn login(
     let chosen = sasl::choose(&offered, account.auth, private);
     // The command LOGIN is what a server without a mechanism has, and what `auth: login` may mean.
     let by_command = !disabled && matches!(account.auth, None | Some(Mechanism::Login));
+    let mut hint = "";
     let done = match chosen {
         Ok(mechanism) => {
+            hint = sasl::hint(mechanism, account.auth, &offered, private);
             let ir = capabilities.iter().any(|c| c == "SASL-IR");
-            authenticate(client, cx, mechanism, username, password, ir).await?
+            // What SCRAM and CRAM-MD5 say can be guessed at by who has a list of passwords.
+            client.hides_challenges = true;
+            let done = authenticate(client, cx, mechanism, username, password, ir).await?;
+            client.hides_challenges = false;
+            done
         }
         Err(_) if by_command && (private || account.auth.is_some()) => {
             cx.detail("imap_login", "LOGIN (command)");
@@ -148,7 +155,9 @@ async fn login(
     if done.status == Status::Ok {
         return Ok(());
     }
-    Err(cx.fail(kind(&done, Kind::Rejected), format!("login refused: {}", done.shown())))
+    let kind = kind(&done, Kind::Rejected);
+    let hint = if kind == Kind::Rejected { hint } else { "" };
+    Err(cx.fail(kind, format!("login refused: {}{hint}", done.shown())))
 }
 
 async fn authenticate(

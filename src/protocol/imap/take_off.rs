@@ -5,9 +5,10 @@
 //! its archive, so there they are moved to its trash (RFC 6851).
 
 use super::{
+    answers::hits,
     client::{Fault, Nobody, Part, Reply},
     codec,
-    watch::{Watch, hits, within},
+    watch::{Watch, within},
 };
 use crate::protocol::mail::mailbox::Ends;
 

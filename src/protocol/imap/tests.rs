@@ -110,6 +110,29 @@ fn logins_fit_what_the_server_offers() {
 }
 
 #[test]
+fn a_login_shows_no_challenge_and_says_what_else_there_is() {
+    // GNU Mailutils and Cyrus offer SCRAM also where the users' passwords are kept in a way that it cannot use.
+    let greeting = "* OK [CAPABILITY IMAP4rev1 AUTH=SCRAM-SHA-256 AUTH=CRAM-MD5 AUTH=PLAIN] x\r\n";
+    let (address, _) = play(greeting, |command| match command {
+        "AUTHENTICATE SCRAM-SHA-256" => "+ \r\n".into(),
+        _ => "% NO AUTHENTICATE SCRAM-SHA-256 authentication failed\r\n".into(),
+    });
+    let seen = probed(address);
+    let text = "login refused: NO AUTHENTICATE SCRAM-SHA-256 authentication failed; where the password is right, the \
+                server may lack SCRAM: `auth: plain`";
+    assert_eq!(seen.reason().text, text);
+
+    let (address, _) = play(greeting, |command| match command {
+        "AUTHENTICATE CRAM-MD5" => "+ PDEuMkBob3N0Pg==\r\n".into(),
+        other => polite(other),
+    });
+    let seen = run(&IMAP, &format!("{{ url: 'imap://{address}', {LOGIN}, auth: cram-md5 }}"), 700);
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    let lines: Vec<&str> = seen.transcript.iter().map(|line| line.text.as_str()).collect();
+    assert!(lines.contains(&"+ (challenge)") && !format!("{lines:?}").contains("PDEuMkBob3N0Pg"), "{lines:?}");
+}
+
+#[test]
 fn refusals_and_violations_are_told() {
     type Answer = fn(&str) -> String;
     let hostile: Answer = |_| "* OK echo hunter2-secret\r\n% NO [ALERT] hunter2-secret is wrong\r\n".into();
@@ -191,7 +214,9 @@ fn what_has_no_end_is_cut_off() {
             while stream.write_all(bytes).is_ok() {}
         })
     };
-    let cases: [(SocketAddr, &str); 4] = [
+    let long: &'static [u8] = format!("* OK {}\r\n", "x".repeat(500_000)).into_bytes().leak();
+    let cases: [(SocketAddr, &str); 5] = [
+        (flood(long), "has no end"),
         (flood(b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"), "a line of more than"),
         (flood(b"* OK still there\r\n"), "has no end"),
         (flood(b"* LIST (()()()()()()()()()()()()()()()()()()()()()()()())\r\n"), "has no end"),
@@ -350,7 +375,17 @@ fn a_new_mail_is_fetched_without_touching_its_flags_and_taken_off_alone() {
 #[test]
 fn odd_servers_are_coped_with() {
     type Odd = fn(&str) -> Option<String>;
-    let table: [(&str, &str, Odd); 7] = [
+    let table: [(&str, &str, Odd); 9] = [
+        ("a search that finds nothing in an open range, as GNU Mailutils", "", |command| match command {
+            "UID SEARCH UID 2:*" => Some("* SEARCH\r\n% OK\r\n".into()),
+            "UID FETCH 2:* (UID)" => Some("* 1 FETCH (UID 1)\r\n* 2 FETCH (UID 2)\r\n% OK\r\n".into()),
+            _ => None,
+        }),
+        ("IDLE that tells nothing before its end", ", poll: 1s", |command| match command {
+            "IDLE" => Some("+ idling\r\n".into()),
+            "DONE" => Some("* 2 EXISTS\r\n% OK\r\n".into()),
+            _ => None,
+        }),
         ("no UIDNEXT", "", |command| match command {
             c if c.starts_with("SELECT") => Some("* 1 EXISTS\r\n* OK [UIDVALIDITY 7]\r\n% OK\r\n".into()),
             "UID FETCH * (UID)" => Some("* 1 FETCH (UID 1)\r\n% OK\r\n".into()),
@@ -388,6 +423,27 @@ fn odd_servers_are_coped_with() {
             session.close().await;
         });
     }
+}
+
+#[test]
+fn a_server_that_tells_nothing_while_it_idles_is_polled() {
+    let (address, said) = mailbox(|command| match command.split(':').next().unwrap_or_default() {
+        "IDLE" => Some("+ idling\r\n".into()),
+        "DONE" | "NOOP" => Some("* 2 EXISTS\r\n% OK\r\n".into()),
+        c if c.starts_with("UID SEARCH UID ") => {
+            Some(format!("* SEARCH {}\r\n% OK\r\n", &c["UID SEARCH UID ".len()..]))
+        }
+        _ => None,
+    });
+    block_on(async {
+        let mut session = open(address, ", poll: 1s").await.unwrap_or_else(|reason| panic!("{reason}"));
+        for uid in 2..5 {
+            assert_eq!(text(&next(&mut session).await.expect("a mail")), format!("mail {uid}"));
+        }
+    });
+    let said = said.lock().expect("no panic");
+    let waits: Vec<&str> = said.iter().map(String::as_str).filter(|c| ["IDLE", "NOOP"].contains(c)).collect();
+    assert_eq!(waits[..3], ["IDLE", "IDLE", "NOOP"], "{said:?}");
 }
 
 #[test]

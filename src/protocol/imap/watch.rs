@@ -13,8 +13,9 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{
-    client::{Client, Ear, Fault, Nobody, Open, Part, Reply, Waited},
-    codec::{Data, Response, Status, Value},
+    answers::{hits, status_item, uid_of},
+    client::{Client, Ear, Fault, Nobody, Open, Part, Waited},
+    codec::{Response, Status, Value},
     folders::{self, Folder, Role},
     options::{Place, Wanted},
 };
@@ -58,6 +59,12 @@ const FETCH_TRIES: usize = 3;
 /// How often a folder may refuse to be searched before the session counts as gone.
 const REFUSALS_MAX: u32 = 3;
 
+/// The first look of a session that nothing was said of: most routes have brought the mail by then.
+const TRUST_MIN: Duration = Duration::from_secs(2);
+
+/// How often in a row mails are found that a server told nothing of while it idled, until it is polled.
+const UNTOLD_MAX: u32 = 2;
+
 /// Longest text about what could not be done, in characters.
 const REMARK_CHARS_MAX: usize = 160;
 
@@ -99,6 +106,13 @@ pub struct Watch {
     poll: Duration,
     idle: bool,
     keep_alive: Duration,
+    /// How long the server's silence is believed: up to the keep alive, the longer the more often nothing had come. A
+    /// server may take IDLE and tell nothing in it (GNU Mailutils).
+    trust: Duration,
+    /// The look that comes is one nothing was said of.
+    untold: bool,
+    /// How often mails were found so since the server last told of one.
+    untold_count: u32,
     looked_at: Instant,
     polled_at: Instant,
 }
@@ -133,6 +147,9 @@ impl Watch {
             poll: place.poll,
             idle: place.idle,
             keep_alive: place.keep_alive,
+            trust: place.keep_alive.min(place.poll).min(TRUST_MIN),
+            untold: false,
+            untold_count: 0,
             looked_at: now,
             polled_at: now,
         };
@@ -162,6 +179,7 @@ impl Watch {
         let shown = format!("SELECT {name}");
         let parts = [Part::Text("SELECT "), Part::String(&wire)];
         self.selected = None;
+        self.untold = false;
         let reply = within("SELECT", self.answer, self.client.command(ear, &shown, &parts)).await?;
         if !reply.is_ok() {
             return Ok(Err(format!("the folder {name} cannot be opened: {}", reply.done.shown())));
@@ -227,9 +245,9 @@ impl Watch {
                 self.client.log_out(&mut Nobody).await;
                 return Ok(());
             }
-            if clock::instant().saturating_duration_since(self.looked_at) >= self.keep_alive {
+            if !self.client.news && clock::instant().saturating_duration_since(self.looked_at) >= self.trust {
                 // Whether or not the server said that something came: some forget to.
-                self.client.news = true;
+                (self.client.news, self.untold) = (true, true);
             }
             if self.selected == Some(0) && self.client.news {
                 self.look(ends).await?;
@@ -264,7 +282,7 @@ impl Watch {
 
     /// Waits until the server says that something came, something is discarded, or something is due.
     async fn rest(&mut self, ends: &mut Ends) -> Result<(), Fault> {
-        let mut until = self.looked_at + self.keep_alive;
+        let mut until = self.looked_at + self.trust;
         let push = self.idle && self.client.can("IDLE");
         if self.folders.len() > 1 {
             until = until.min(self.polled_at + self.poll);
@@ -308,7 +326,10 @@ impl Watch {
                 () = tokio::time::sleep_until(until.into()) => break,
             }
         }
+        let was_told = self.client.news;
         within("DONE", self.answer, self.client.go_on(&mut Nobody, tag, "DONE")).await?;
+        self.untold = self.client.news && !was_told;
+        self.untold_count *= u32::from(!was_told);
         Ok(())
     }
 
@@ -333,6 +354,7 @@ impl Watch {
     /// Fetches what is new in the selected folder.
     async fn look(&mut self, ends: &Ends) -> Result<(), Fault> {
         let Some(n) = self.selected else { return Ok(()) };
+        let untold = std::mem::take(&mut self.untold);
         self.client.news = false;
         self.looked_at = clock::instant();
         let next = self.folders[n].next;
@@ -350,6 +372,15 @@ impl Watch {
         // `9:*` names the last mail even when its UID is lower.
         let mut new = hits(&reply);
         new.retain(|uid| *uid >= next);
+        if new.is_empty() {
+            // GNU Mailutils finds nothing in a range that ends with `*`, and lists it.
+            let command = format!("UID FETCH {next}:* (UID)");
+            let reply = within("UID FETCH", self.answer, self.client.simple(&mut Nobody, &command)).await?;
+            new.extend(reply.named("FETCH").filter_map(uid_of).filter(|uid| *uid >= next));
+            new.sort_unstable();
+            new.dedup();
+        }
+        self.learn(!new.is_empty(), untold);
         let lean = new.len() > WHOLE_MAX;
         if new.len() > ROUND_MAX {
             new.truncate(ROUND_MAX);
@@ -360,6 +391,20 @@ impl Watch {
             self.folders[n].next = uid.saturating_add(1);
         }
         Ok(())
+    }
+
+    /// Learns from a look whether the server tells what comes while it idles; one that does not is polled.
+    fn learn(&mut self, found: bool, untold: bool) {
+        match (found, untold) {
+            (true, true) => {
+                self.untold_count += 1;
+                self.trust = self.keep_alive.min(self.poll).min(TRUST_MIN);
+                // Once may be chance: a mail that came between IDLE and the look.
+                self.idle &= self.untold_count < UNTOLD_MAX;
+            }
+            (false, true) => self.trust = (self.trust * 2).min(self.keep_alive),
+            (_, false) => {}
+        }
     }
 
     /// Fetches a mail of the selected folder and hands it out. One that another client took away meanwhile is none.
@@ -445,45 +490,3 @@ pub(super) async fn within<T>(
 ) -> Result<T, Fault> {
     tokio::time::timeout(bound, answer).await.unwrap_or(Err(Fault::Silent(what, bound)))
 }
-
-fn uid_of(data: &Data) -> Option<u32> {
-    item(data.values.first()?.list()?, "UID")
-}
-
-fn status_item(reply: &Reply, name: &str) -> Option<u32> {
-    reply.named("STATUS").find_map(|data| item(data.values.last()?.list()?, name))
-}
-
-/// The number after this name in a list of names and values.
-fn item(list: &[Value], name: &str) -> Option<u32> {
-    let at = list.iter().position(|v| v.atom().is_some_and(|a| a.eq_ignore_ascii_case(name)))?;
-    list.get(at + 1)?.atom()?.parse().ok()
-}
-
-/// The UIDs a search found, in order: of SEARCH, or of ESEARCH (RFC 4731), which a server of IMAP4rev2 alone answers.
-pub(super) fn hits(reply: &Reply) -> Vec<u32> {
-    let mut uids: Vec<u32> = Vec::new();
-    for data in &reply.data {
-        match data.name.as_str() {
-            "SEARCH" => uids.extend(data.values.iter().filter_map(|v| v.atom()?.parse::<u32>().ok())),
-            "ESEARCH" => {
-                let all = data.values.iter().position(|v| v.atom().is_some_and(|a| a.eq_ignore_ascii_case("ALL")));
-                let set = all.and_then(|at| data.values.get(at + 1)?.atom());
-                for range in set.unwrap_or_default().split(',') {
-                    let (from, to) = range.split_once(':').unwrap_or((range, range));
-                    if let (Ok(from), Ok(to)) = (from.parse::<u32>(), to.parse::<u32>()) {
-                        uids.extend((from.min(to)..=from.max(to)).take(HITS_MAX.saturating_sub(uids.len())));
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    uids.retain(|uid| *uid > 0);
-    uids.sort_unstable();
-    uids.dedup();
-    uids
-}
-
-/// Most hits that a range stands for: a search answers with as many in one line.
-const HITS_MAX: usize = 100_000;

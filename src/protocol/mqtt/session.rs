@@ -192,6 +192,7 @@ impl Session {
         self.codec.subscribe(filter, qos)?;
         self.last_sent = clock::instant();
         let mut early = VecDeque::new();
+        let mut bytes = 0;
         loop {
             match self.next().await? {
                 Heard::Suback(ack) => {
@@ -200,7 +201,12 @@ impl Session {
                     return Ok(ack);
                 }
                 // Section 3.8.4: the server may send messages before the SUBACK. Bounded as the answer is due.
-                message @ Heard::Publish(_) if early.len() < EARLY_MAX => early.push_back(message),
+                Heard::Publish(message) => {
+                    bytes += message.payload.len();
+                    if early.len() < EARLY_MAX && bytes <= EARLY_BYTES_MAX {
+                        early.push_back(Heard::Publish(message));
+                    }
+                }
                 _ => {}
             }
         }
@@ -301,6 +307,10 @@ impl Session {
                 Poll::Ready(Ok(0)) => self.fault = Some(Fault::Closed),
                 Poll::Ready(Ok(_)) => {}
             }
+            if self.codec.out().len() > WRITE_BYTES_MAX {
+                let text = "the server reads nothing any more".into();
+                self.fault.get_or_insert(Breach { kind: Kind::Closed, text }.into());
+            }
             if self.fault.is_some() || !self.heard.is_empty() {
                 // Acknowledgements of what was heard go out with the next poll; most can at once.
                 let _ = self.poll_write(cx);
@@ -353,3 +363,10 @@ impl Session {
 
 /// Most messages kept that came before the SUBACK: a topic busier than this is none for a probe.
 const EARLY_MAX: usize = 256;
+
+/// Most bytes of them.
+const EARLY_BYTES_MAX: usize = 4 << 20;
+
+/// Most bytes that wait to be written: a message, and acknowledgements. A server that sends without end and reads nothing
+/// must not make us hold more.
+const WRITE_BYTES_MAX: usize = 4 << 20;

@@ -15,6 +15,9 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 /// Most lines of an answer: the mails of a maildrop that is still looked at.
 pub const MESSAGES_MAX: usize = 50_000;
 
+/// Most bytes of such an answer, as it is kept: an identifier has at most 70 (RFC 1939, section 7).
+const LISTING_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 /// Bytes read at once of a mail.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -94,6 +97,15 @@ impl Client {
         Ok(line)
     }
 
+    /// The next line of a login, of which no challenge is shown: what SCRAM and CRAM-MD5 say can be guessed at by who
+    /// has a list of passwords.
+    pub async fn line_hidden(&mut self, cx: &mut Attempt) -> Result<String, Reason> {
+        let line = self.lines.line().await.map_err(|broken| broken.reason(cx))?;
+        let line = String::from_utf8_lossy(&line).into_owned();
+        cx.received(if line.starts_with("+ ") { "+ (challenge)" } else { line.as_str() });
+        Ok(line)
+    }
+
     /// The next line, which must be an answer.
     pub async fn answer(&mut self, cx: &mut Attempt) -> Result<Answer, Reason> {
         let line = self.line(cx).await?;
@@ -124,6 +136,7 @@ impl Client {
     pub async fn listing(&mut self, cx: &mut Attempt, line: &str) -> Result<Vec<String>, Fault> {
         self.must(cx, line).await?;
         let mut all = Vec::new();
+        let mut bytes = 0;
         loop {
             let line = self.lines.line().await.map_err(|broken| Fault::Gone(broken.reason(cx)))?;
             if line.as_ref() == b"." {
@@ -134,6 +147,11 @@ impl Client {
                 return Err(Fault::Gone(cx.fail(Kind::TooLarge, text)));
             }
             let line = line.strip_prefix(b".").unwrap_or(&line);
+            bytes += line.len() + size_of::<String>();
+            if bytes > LISTING_BYTES_MAX {
+                let text = format!("the list of mails is longer than {LISTING_BYTES_MAX} bytes");
+                return Err(Fault::Gone(cx.fail(Kind::TooLarge, text)));
+            }
             all.push(String::from_utf8_lossy(line).into_owned());
         }
     }
@@ -227,6 +245,17 @@ impl Body {
         }
         false
     }
+}
+
+/// A body in these pieces: its text, and whether it ended.
+pub(super) fn undotted<'d>(pieces: impl Iterator<Item = &'d [u8]>) -> (Vec<u8>, bool) {
+    let mut body = Body::default();
+    for piece in pieces {
+        if body.feed(piece) {
+            return (body.text, true);
+        }
+    }
+    (body.text, false)
 }
 
 #[cfg(test)]

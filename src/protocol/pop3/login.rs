@@ -113,6 +113,7 @@ async fn start_tls(
     cx: &mut Attempt,
     capabilities: &[String],
 ) -> Result<(Client, Vec<String>), Reason> {
+    cx.phase(Phase::Tls);
     if !capabilities.is_empty() && !capabilities.iter().any(|c| c == "STLS") {
         return Err(cx.fail(Kind::Unexpected, "the server does not offer STLS"));
     }
@@ -149,7 +150,13 @@ async fn login(
     let chosen = sasl::choose(&offered, account.auth, private);
     let client = &mut session.client;
     let text = match chosen {
-        Ok(mechanism) => return authenticate(client, cx, mechanism, username, password).await,
+        Ok(mechanism) => {
+            let mut answer = authenticate(client, cx, mechanism, username, password).await?;
+            if !answer.is_ok && answer.kind() == Kind::Rejected {
+                answer.text.push_str(sasl::hint(mechanism, account.auth, &offered, private));
+            }
+            return Ok(answer);
+        }
         Err(text) => text,
     };
     if unsayable(username) || unsayable(password.expose()) {
@@ -211,7 +218,7 @@ async fn authenticate(
     }
     client.say(cx, &shown, &command);
     for _ in 0..STEPS_MAX {
-        let line = client.line(cx).await?;
+        let line = client.line_hidden(cx).await?;
         let Some(challenge) = line.strip_prefix("+ ").or((line == "+").then_some("")) else {
             let answer = Answer::read(&line)
                 .ok_or_else(|| cx.fail(Kind::Protocol, "the server answered the login with what is no POP3"))?;

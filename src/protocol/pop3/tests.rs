@@ -104,6 +104,28 @@ fn mechanisms_fit_what_the_server_offers() {
 }
 
 #[test]
+fn a_login_shows_no_challenge_and_says_what_else_there_is() {
+    let (address, _) = play(1, "+OK\r\n", |command| match command {
+        "CAPA" => "+OK\r\nSASL SCRAM-SHA-256 PLAIN CRAM-MD5\r\n.\r\n".into(),
+        "AUTH CRAM-MD5" => "+ PDEuMkBob3N0Pg==\r\n".into(),
+        command if command.starts_with("AUTH") => "-ERR [AUTH] user not found\r\n".into(),
+        other => polite(other),
+    });
+    let text = "login refused: -ERR [AUTH] user not found; where the password is right, the server may lack SCRAM: \
+                `auth: plain`";
+    assert_eq!(probed(address).reason().text, text);
+    let (address, _) = play(1, "+OK\r\n", |command| match command {
+        "CAPA" => "+OK\r\nSASL CRAM-MD5\r\n.\r\n".into(),
+        "AUTH CRAM-MD5" => "+ PDEuMkBob3N0Pg==\r\n".into(),
+        _ => "+OK 0 0\r\n".into(),
+    });
+    let seen = probed(address);
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+    let lines: Vec<&str> = seen.transcript.iter().map(|line| line.text.as_str()).collect();
+    assert!(lines.contains(&"+ (challenge)") && !format!("{lines:?}").contains("PDEuMkBob3N0Pg"), "{lines:?}");
+}
+
+#[test]
 fn refusals_and_violations_are_told() {
     type Answer = fn(&str) -> String;
     let table: [(&str, Answer, Phase, Kind, &str); 11] = [
@@ -295,6 +317,32 @@ fn a_deletion_that_was_not_confirmed_ends_the_session() {
     });
     let said = said.lock().expect("no panic");
     assert!(said.iter().any(|c| c == "DELE 2") && !said.iter().any(|c| c == "DELE 1"), "{said:?}");
+}
+
+#[test]
+fn mails_of_one_identifier_are_told_apart() {
+    // popa3d: two mails of somebody else's and, since the second visit, a bounce, none of which has a `Received`.
+    let mut visits = 0;
+    let (address, said) = play(6, "+OK\r\n", move |command| match command {
+        "QUIT" => {
+            visits += 1;
+            "+OK\r\n".into()
+        }
+        "UIDL" if visits == 0 => "+OK\r\n1 aaa\r\n2 aaa\r\n.\r\n".into(),
+        "UIDL" => "+OK\r\n1 aaa\r\n2 aaa\r\n3 aaa\r\n.\r\n".into(),
+        "TOP 3 0" | "RETR 3" => "+OK\r\nFrom: MAILER-DAEMON@x.example\r\n\r\nmail 3\r\n.\r\n".into(),
+        c if c.starts_with("TOP") => "+OK\r\nSubject: lunch\r\n\r\n.\r\n".into(),
+        other => polite(other),
+    });
+    block_on(async {
+        let mut session = open(address).await.unwrap_or_else(|reason| panic!("{reason}"));
+        let arrival = tokio::time::timeout(Duration::from_secs(10), session.next()).await.expect("in time");
+        session.discard(arrival.unwrap_or_else(|reason| panic!("{reason}")).handle.expect("a handle"));
+        session.close().await;
+    });
+    let said = said.lock().expect("no panic");
+    let deleted: Vec<&str> = said.iter().map(String::as_str).filter(|c| c.starts_with("DELE")).collect();
+    assert_eq!(deleted, ["DELE 3"], "{said:?}");
 }
 
 #[test]

@@ -74,6 +74,8 @@ struct Listed {
     number: u32,
     identity: u64,
     bytes: usize,
+    /// No other mail has the same unique identifier.
+    is_alone: bool,
 }
 
 impl Watch {
@@ -270,6 +272,15 @@ impl Watch {
         for handle in &ends.discarded {
             let Some(identity) = self.handles.get(handle) else { continue };
             let Some(mail) = there.iter().find(|mail| mail.identity == *identity) else { continue };
+            // Among mails of one identifier it may be another one by now, when somebody took away one before it.
+            if !mail.is_alone {
+                let top = session.client.mail(cx, &format!("TOP {} 0", mail.number), HEADER_BYTES_MAX).await;
+                match top {
+                    Ok(headers) if parse::is_worth_reading(&headers) => {}
+                    Ok(_) | Err(Fault::Refused(_)) => continue,
+                    Err(Fault::Gone(reason)) => return Err(reason),
+                }
+            }
             // One that another session took away meanwhile is refused, and gone all the same.
             session.client.command(cx, &format!("DELE {}", mail.number)).await?;
         }
@@ -283,17 +294,37 @@ async fn listed(session: &mut Session, cx: &mut Attempt) -> Result<Vec<Listed>, 
     let sizes: HashMap<u32, usize> = sizes.iter().filter_map(|line| pair(line)).collect();
     let named = session.client.listing(cx, "UIDL").await;
     let named = named.map_err(|fault| (fault, "UIDL, by which mails are told apart, is"))?;
-    let each = named.iter().filter_map(|line| {
-        let (number, name) = line.trim().split_once(' ')?;
-        let number = number.parse().ok()?;
-        let identity = copy_id(&[b"pop3", name.trim().as_bytes()]);
-        Some(Listed { number, identity, bytes: sizes.get(&number).copied().unwrap_or(0) })
+    Ok(told_apart(&named, &sizes))
+}
+
+/// Mails with the same identifier, which RFC 1939 (section 7) allows for copies and popa3d gives to any without
+/// `Received` and `Message-ID`, are told apart by which of them it is.
+fn told_apart(named: &[String], sizes: &HashMap<u32, usize>) -> Vec<Listed> {
+    let named: Vec<(u32, &str)> = named
+        .iter()
+        .filter_map(|line| line.trim().split_once(' '))
+        .filter_map(|(number, name)| Some((number.parse().ok()?, name.trim())))
+        .collect();
+    let mut count: HashMap<&str, u32> = HashMap::new();
+    for (_, name) in &named {
+        *count.entry(name).or_default() += 1;
+    }
+    let mut before: HashMap<&str, u32> = HashMap::new();
+    let listed = named.iter().map(|(number, name)| {
+        let nth = before.entry(name).or_default();
+        let identity = match *nth {
+            0 => copy_id(&[b"pop3", name.as_bytes()]),
+            nth => copy_id(&[b"pop3", name.as_bytes(), &nth.to_be_bytes()]),
+        };
+        *nth += 1;
+        let bytes = sizes.get(number).copied().unwrap_or(0);
+        Listed { number: *number, identity, bytes, is_alone: count[name] == 1 }
     });
-    Ok(each.collect())
+    listed.collect()
 }
 
 /// `3 1204`
-fn pair(line: &str) -> Option<(u32, usize)> {
+pub(super) fn pair(line: &str) -> Option<(u32, usize)> {
     let mut words = line.split_ascii_whitespace();
     Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
 }

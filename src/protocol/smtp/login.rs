@@ -49,7 +49,10 @@ pub async fn log_in(dialogue: &mut Dialogue, cx: &mut Attempt, login: &Login) ->
         (334, _) => Err(cx.fail(Kind::Protocol, format!("more than {CHALLENGES_MAX} challenges"))),
         _ => {
             let complaint = exchange.complaint().map_or(String::new(), |said| format!(" ({said})"));
-            let text = format!("login by {} refused: {}{complaint}", mechanism.name(), reply.text());
+            let offered = &dialogue.extensions.auth;
+            let hint =
+                if reply.kind() == Kind::Rejected { sasl::hint(mechanism, login.auth, offered, private) } else { "" };
+            let text = format!("login by {} refused: {}{complaint}{hint}", mechanism.name(), reply.text());
             Err(cx.fail(reply.kind(), text))
         }
     }

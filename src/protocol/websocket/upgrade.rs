@@ -178,6 +178,19 @@ fn parsed(bytes: &[u8]) -> Option<Head> {
     Some(Head { status, line, headers })
 }
 
+/// What fuzzing feeds to this module.
+pub fn fuzz(data: &[u8]) {
+    const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+    let end = head_end(data).unwrap_or(data.len());
+    let Some(head) = parsed(&data[..end]) else { return };
+    for asked in [&[][..], &["chat".to_owned()]] {
+        match judged(&head, &data[end..], KEY, asked) {
+            Ok(agreed) => assert!(head.status == 101 && agreed.is_none_or(|a| asked.contains(&a))),
+            Err((_, text)) => assert!(!text.is_empty()),
+        }
+    }
+}
+
 /// The answer to a key (section 4.2.2, 5.4).
 pub fn accept(key: &str) -> String {
     let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{GUID}").as_bytes());

@@ -28,6 +28,11 @@ impl Attempt {
     pub async fn connect(&mut self, host: &str, port: u16) -> Result<Stream, Reason> {
         let addresses = self.resolve(host).await?;
         let addresses: Vec<SocketAddr> = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+        if let Some(stand_in) = &self.net.stand_in {
+            let stream = stand_in();
+            self.phase(Phase::Connect);
+            return Ok(stream);
+        }
         Ok(Box::new(self.connect_any(&addresses).await?))
     }
 

@@ -17,7 +17,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     server::ParsedCertificate,
 };
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::{
+    prelude::{FromDer, X509Certificate},
+    public_key::PublicKey,
+};
 
 /// Most certificates of a chain that are kept; longer chains are a mistake or an attack.
 const CHAIN_MAX: usize = 10;
@@ -98,6 +101,35 @@ impl fmt::Display for NoRoots {
 }
 
 impl std::error::Error for NoRoots {}
+
+/// Fewest bits of an RSA key that is accepted (NIST SP 800-57).
+const RSA_BITS_MIN: usize = 2_048;
+
+/// The server's key is too short to prove anything: the library calls its signatures wrong.
+#[derive(Clone, Copy, Debug)]
+struct WeakKey {
+    bits: usize,
+}
+
+impl fmt::Display for WeakKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "its key is too weak, RSA of {} bits; at least {RSA_BITS_MIN} are wanted", self.bits)
+    }
+}
+
+impl std::error::Error for WeakKey {}
+
+/// Why the handshake's own signature is not accepted.
+fn told_if_weak(leaf: &CertificateDer<'_>, error: Error) -> Error {
+    let Ok((_, parsed)) = X509Certificate::from_der(leaf) else { return error };
+    match parsed.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() < RSA_BITS_MIN => {
+            let weak = WeakKey { bits: key.key_size() };
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(weak))))
+        }
+        _ => error,
+    }
+}
 
 /// Trusts certificates of one's own first, then the platform's.
 #[derive(Debug)]
@@ -201,7 +233,7 @@ impl ServerCertVerifier for Recorder {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, leaf, signature)
+        self.inner.verify_tls12_signature(message, leaf, signature).map_err(|error| told_if_weak(leaf, error))
     }
 
     fn verify_tls13_signature(
@@ -210,7 +242,7 @@ impl ServerCertVerifier for Recorder {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, leaf, signature)
+        self.inner.verify_tls13_signature(message, leaf, signature).map_err(|error| told_if_weak(leaf, error))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -1,6 +1,7 @@
 //! Tests against real servers.
 
 mod accounts;
+mod crashes;
 mod delivery;
 mod dns;
 mod email;
