@@ -28,15 +28,19 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// A directory with a configuration and a database.
 pub struct Place {
     dir: tempfile::TempDir,
+    brief: bool,
 }
 
 impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("the temporary directory can be written");
         fs::create_dir(dir.path().join("checks")).expect("own directory");
-        let place = Self { dir };
-        place.write_config(Duration::from_secs(1));
-        place
+        Self { dir, brief: false }
+    }
+
+    /// The same for a daemon whose detection looks back for a minute only.
+    pub fn with_brief_windows() -> Self {
+        Self { brief: true, ..Self::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -48,7 +52,8 @@ impl Place {
         let (every_ms, timeout_ms) = (every.as_millis(), every.min(TIMEOUT).as_millis());
         let text = format!(
             "agent: {{ name: load, socket: bongsu.sock }}\nstore: {{ path: bongsu.db }}\n\
-             defaults: {{ every: {every_ms}ms, timeout: {timeout_ms}ms }}\n"
+             defaults: {{ every: {every_ms}ms, timeout: {timeout_ms}ms{} }}\n",
+            if self.brief { ", degraded: { window: 1m }" } else { "" }
         );
         fs::write(self.path("config.yaml"), text).expect("own directory");
     }
@@ -86,6 +91,8 @@ impl Place {
             .arg(self.path("config.yaml"))
             .env_remove("RUST_LOG")
             .env("NOTIFY_SOCKET", &notices)
+            // As systemd/bongsu.service does.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output)

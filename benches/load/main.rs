@@ -12,7 +12,7 @@
 //! | `calm` | 100 checks, each every second: lateness |
 //! | `many` | 10,000 checks, each every 20 s: how they start, memory |
 //! | `history` | the database: bytes an observation, fresh and sealed; the time to read 90 days of one check |
-//! | `soak` | 100 checks, each every 300 ms, a hundred times what is usual: memory, descriptors, write-ahead log |
+//! | `soak` | 400 checks, each every 1.2 s, as often as a hundred times as many usual ones: memory, descriptors, log |
 //!
 //! Memory is `VmRSS` in units of 1,000,000 bytes. Lateness is the daemon's own measure, from when an attempt was due to when
 //! it began, over the whole run. Processor time is that of all the daemon's threads, in user and kernel mode, in a window
@@ -53,10 +53,11 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const MB: f64 = 1_000_000.0;
 
 /// Length of the soak when none is given: enough to see what grows with every probe.
-const SOAK_SHORT: Duration = Duration::from_secs(60);
+const SOAK_SHORT: Duration = Duration::from_secs(180);
 
-/// When the soak has come to its usual size: pools, caches and windows are filled.
-const SOAK_SETTLED: Duration = Duration::from_secs(30);
+/// When the soak has come to its usual size: pools and caches are filled, and the windows of detection, which are a minute
+/// long then so that they do not go on filling for ten.
+const SOAK_SETTLED: Duration = Duration::from_secs(90);
 
 /// What bongsu costs.
 #[derive(Parser)]
@@ -165,7 +166,7 @@ fn main() {
         tell("history", history::figures(90));
     }
     if wanted(Run::Soak) {
-        tell("soak", soak(Load { window: args.seconds.unwrap_or(SOAK_SHORT), ..load(100, 300) }));
+        tell("soak", soak(Load { window: args.seconds.unwrap_or(SOAK_SHORT), ..load(400, 1_200) }));
     }
 }
 
@@ -281,7 +282,7 @@ struct Look {
 }
 
 fn soak(load: Load) -> Told {
-    let place = Place::new();
+    let place = Place::with_brief_windows();
     let site = Site::open(load.checks, load.tls);
     place.write_checks(load.checks, load.every, &site);
     let daemon = place.start();
@@ -300,12 +301,12 @@ fn soak(load: Load) -> Told {
     daemon.stop();
     place.all_ok();
     let settled = looks.len().min(SOAK_SETTLED.as_secs() as usize);
-    let (early, late) = (&looks[settled / 2..settled], &looks[looks.len() - looks.len().div_ceil(10)..]);
+    let (early, late) = (&looks[settled * 2 / 3..settled], &looks[looks.len() - looks.len().div_ceil(10)..]);
     let most = |looks: &[Look], of: fn(&Look) -> f64| looks.iter().map(of).fold(0.0, f64::max);
     let grown = most(late, |l| l.rss_mb) / most(early, |l| l.rss_mb);
     let more = most(late, |l| l.descriptors as f64) - most(early, |l| l.descriptors as f64);
     let figures = vec![
-        Figure::at_most("soak: memory at the end, in times of that after half a minute", grown, "", 1.1),
+        Figure::at_most("soak: memory at the end, in times of that when settled", grown, "", 1.1),
         Figure::at_most("soak: descriptors more at the end", more, "", 16.0),
         Figure::at_most("soak: largest write-ahead log", most(&looks, |l| l.wal_mb), "MB", 16.8),
     ];
