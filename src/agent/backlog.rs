@@ -1,4 +1,4 @@
-//! What is decided and not written yet, while the store cannot write.
+//! What is decided and not written yet, above all while the store cannot write.
 //!
 //! Deciding goes on whatever the disk does. Commits wait here, in order, and are written when the store writes again;
 //! tries are spaced out, and nobody sleeps over them. A new message is shown to its channel when its row is written;
@@ -8,6 +8,8 @@
 //! what comes of it is one more commit that waits; so once the store writes again the row says that it was delivered,
 //! and it is told once. Only if the process ends before, nothing is known of it, and an outage that still lasts is
 //! told anew, under another key.
+//!
+//! While all is well, what changes nothing waits here too, for [`GATHER_EVERY`] at most.
 //!
 //! Memory is bounded: beyond [`HELD_MAX`] commits the oldest lose first the observations that changed nothing, then
 //! everything that a later commit says anew.
@@ -23,6 +25,7 @@ use crate::{
     alert::{Message, MessageId, MessageState},
     decide::Commit,
     incident::{Incident, IncidentId},
+    observation::{Observation, Outcome},
     value::{CheckName, Timestamp},
 };
 
@@ -46,6 +49,13 @@ pub(super) const TELL_AFTER: Duration = Duration::from_secs(5);
 /// While the reserve is used up and the disk is full, what changes nothing is written together this seldom: each
 /// transaction takes pages of its own, and the space is for the next incident.
 const FRUGAL_EVERY: Duration = Duration::from_secs(60);
+
+/// How long what changes nothing may wait to be written with others: a transaction costs as much as several attempts.
+/// What a crash takes of it is time of which nothing is known, and less than it takes to start again.
+const GATHER_EVERY: Duration = Duration::from_millis(250);
+
+/// As many are written at once.
+const GATHER_MAX: usize = 512;
 
 /// Why and since when the store does not write.
 #[derive(Clone, Debug)]
@@ -141,12 +151,16 @@ impl Backlog {
         }
         match &self.trouble {
             Some(trouble) => now >= trouble.try_at,
-            None if self.frugal => {
-                let rested = self.written.is_none_or(|at| now.saturating_duration_since(at) >= FRUGAL_EVERY);
-                rested || self.commits.iter().any(matters)
+            None if self.frugal => self.has_rested(now, FRUGAL_EVERY) || self.commits.iter().any(matters),
+            None => {
+                let enough = self.commits.len() >= GATHER_MAX || self.has_rested(now, GATHER_EVERY);
+                enough || self.commits.iter().any(is_waited_for)
             }
-            None => true,
         }
+    }
+
+    fn has_rested(&self, now: Instant, every: Duration) -> bool {
+        self.written.is_none_or(|at| now.saturating_duration_since(at) >= every)
     }
 
     /// From now on space is spared, or not any more.
@@ -290,6 +304,12 @@ fn matters(commit: &Commit) -> bool {
         || !commit.messages.is_empty()
         || commit.correction.is_some()
         || commit.vantage.is_some()
+}
+
+/// Whether somebody could miss it: all but a plain attempt that was fine.
+fn is_waited_for(commit: &Commit) -> bool {
+    let is_plain = |o: &Observation| o.outcome == Outcome::Ok && o.delivery.is_none();
+    matters(commit) || commit.sending.is_some() || commit.observation.as_ref().is_some_and(|(_, o)| !is_plain(o))
 }
 
 #[cfg(test)]

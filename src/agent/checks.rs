@@ -180,13 +180,13 @@ impl Runner {
         let begun = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => false,
-            () = self.resume() => true,
+            () = Box::pin(self.resume()) => true,
         };
         if begun {
             self.ask_until(first, &mut stop).await;
         }
         self.beat.within(CLOSE_MAX);
-        if tokio::time::timeout(CLOSE_MAX, self.check.ask.close()).await.is_err() {
+        if Box::pin(tokio::time::timeout(CLOSE_MAX, self.check.ask.close())).await.is_err() {
             tracing::debug!(check = %self.check.name, "its sessions did not end in time");
         }
     }
@@ -234,11 +234,11 @@ impl Runner {
                 waited = AssertUnwindSafe(self.look_after(due)).catch_unwind() => Some(waited),
             };
             let Some(waited) = waited else {
-                let _ = tokio::time::timeout(LAST_MAX, self.tell_last()).await;
+                let _ = Box::pin(tokio::time::timeout(LAST_MAX, self.tell_last())).await;
                 return;
             };
             let asked = match waited {
-                Ok(due) => self.ask_unless(due, second.take(), stop).await,
+                Ok(due) => Box::pin(self.ask_unless(due, second.take(), stop)).await,
                 Err(bug) => Some(Err(bug)),
             };
             let Some(result) = asked else { return };
@@ -264,7 +264,7 @@ impl Runner {
         second: Option<Timestamp>,
         stop: &mut watch::Receiver<bool>,
     ) -> Option<std::thread::Result<Option<Due>>> {
-        let mut asked = Box::pin(AssertUnwindSafe(self.ask(due, second)).catch_unwind());
+        let mut asked = std::pin::pin!(AssertUnwindSafe(self.ask(due, second)).catch_unwind());
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => {}
@@ -407,26 +407,36 @@ impl Runner {
         let mut outstanding = true;
         loop {
             let (sleep, void) = (self.sleep(due), due.void);
-            tokio::select! {
+            // What is awaited below has a box of its own: a sleeping check holds only what sleeping needs.
+            let told = tokio::select! {
                 // What is known already is told before the next attempt, however short the pause.
                 biased;
                 correction = self.check.ask.afterwards(), if outstanding => match correction {
-                    Some(mut correction) => {
-                        Box::pin(self.judge_fate(&mut correction)).await;
-                        let event = Event::Corrected { check: self.check.name.clone(), correction };
-                        if let Pace::Confirm(every) = Box::pin(self.tell(event)).await {
-                            let sooner = clock::instant() + every;
-                            if sooner < due.instant {
-                                due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every), ..due };
-                            }
-                        }
+                    Some(correction) => Some(Box::pin(self.tell_correction(correction))),
+                    None => {
+                        outstanding = false;
+                        None
                     }
-                    None => outstanding = false,
                 },
-                () = self.sight.returned(), if void => due = due.within(self.soon()),
+                () = self.sight.returned(), if void => {
+                    due = due.within(self.soon());
+                    None
+                },
                 () = sleep => return due,
+            };
+            let Some(told) = told else { continue };
+            if let Pace::Confirm(every) = told.await {
+                let sooner = clock::instant() + every;
+                if sooner < due.instant {
+                    due = Due { at: clock::now() + every, instant: sooner, confirms: Some(every), ..due };
+                }
             }
         }
+    }
+
+    async fn tell_correction(&self, mut correction: Correction) -> Pace {
+        self.judge_fate(&mut correction).await;
+        self.tell(Event::Corrected { check: self.check.name.clone(), correction }).await
     }
 
     async fn sleep(&self, due: Due) {
@@ -459,6 +469,16 @@ impl Runner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What a task holds while it sleeps, as most do most of the time: ten thousand of them are ten thousand times that.
+    #[test]
+    fn a_sleeping_check_is_small() {
+        fn bytes<F>(_: impl Fn(Runner, Timestamp, watch::Receiver<bool>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let bytes = bytes(Runner::run);
+        assert!(bytes <= 1_300, "{bytes}");
+    }
 
     #[test]
     fn an_attempt_that_waited_until_the_next_one_is_due_does_not_cost_it() {

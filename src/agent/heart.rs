@@ -1,9 +1,9 @@
 //! The thread on which the core decides and the store writes.
 //!
 //! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
-//! and writes all commits in one transaction; then it answers, and shows the messages to the channels. When the store
-//! cannot write, what is decided waits in memory, everybody is answered from there, and writing is tried again:
-//! `writing.rs` says how.
+//! and writes all commits in one transaction; then it answers, and shows the messages to the channels. What changes
+//! nothing may wait a moment, to be written with others. When the store cannot write, what is decided waits in memory,
+//! everybody is answered from there, and writing is tried again: `writing.rs` says how.
 
 use std::{
     collections::HashMap,

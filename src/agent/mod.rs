@@ -123,7 +123,7 @@ struct Running {
 
 /// A task that can be asked to end.
 struct Task {
-    fingerprint: String,
+    fingerprint: Arc<str>,
     stop: watch::Sender<bool>,
     handle: JoinHandle<()>,
 }
@@ -266,7 +266,7 @@ fn setup(config: &Config, now: Timestamp) -> Setup {
         plan: Arc::new(plan_of(config)),
         watched: config.checks.iter().map(watched).collect(),
         renames: config.checks.iter().filter_map(|c| Some((c.formerly.clone()?, c.name.clone()))).collect(),
-        keep: Keep { raw: config.store.keep_raw, daily: config.store.keep_daily },
+        keep: Keep { raw: config.store.keep_raw, blocks: config.store.keep_blocks, daily: config.store.keep_daily },
     }
 }
 
@@ -333,7 +333,7 @@ impl Shared {
                 };
                 notify::worker::run(task_name, channel, net, queue, wait).await;
             });
-            running.channels.insert(name.clone(), Task { fingerprint: String::new(), stop, handle });
+            running.channels.insert(name.clone(), Task { fingerprint: Arc::default(), stop, handle });
         }
     }
 
@@ -410,14 +410,14 @@ impl Shared {
             return Err(self.put_off(&why));
         }
         let net = network(&config).map_err(|e| e.to_string())?;
-        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, c.fingerprint.as_str())).collect();
+        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
         let mut counts = Reloaded::default();
         let mut ending = Vec::new();
         running.checks.retain(|_, task| !task.handle.is_finished());
         let names: Vec<CheckName> = running.checks.keys().cloned().collect();
         for name in names {
             match new.get(&name) {
-                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| t.fingerprint == *fingerprint) => {
+                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| *t.fingerprint == **fingerprint) => {
                     counts.kept += 1;
                     continue;
                 }

@@ -39,7 +39,9 @@ impl Beating {
         }
         self.tell_without_rows();
         self.outlets.behind.store(self.backlog.trouble().is_some(), Ordering::Release);
-        self.outlets.telemetry.unwritten(self.backlog.len(), self.backlog.dropped());
+        // What is gathered while all is well is no trouble.
+        let waits = self.backlog.trouble().is_some() || self.backlog.spares_space();
+        self.outlets.telemetry.unwritten(if waits { self.backlog.len() } else { 0 }, self.backlog.dropped());
         Ok(())
     }
 
@@ -176,7 +178,7 @@ impl Beating {
             ));
         }
         let spared = "the disk is full, and what changes nothing is recorded once a minute";
-        (!self.backlog.is_empty()).then(|| spared.into())
+        (self.backlog.spares_space() && !self.backlog.is_empty()).then(|| spared.into())
     }
 
     /// Space set aside again, once there is enough.

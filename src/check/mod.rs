@@ -45,7 +45,7 @@ pub struct Check {
     /// The name its history is kept under, if it was renamed.
     pub formerly: Option<CheckName>,
     /// The YAML of the check after defaults, secrets unresolved: two equal texts are the same check at reload.
-    pub fingerprint: String,
+    pub fingerprint: Arc<str>,
 }
 
 /// How a check is asked, whatever its kind.

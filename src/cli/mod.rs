@@ -12,6 +12,7 @@ pub mod incidents;
 pub mod logging;
 pub mod outbox;
 pub mod output;
+pub mod past;
 pub mod probe;
 pub mod protocols;
 pub mod render;
@@ -91,6 +92,7 @@ enum Command {
     Validate(validate::Args),
     Probe(probe::Args),
     Status(status::Args),
+    History(past::Args),
     Incidents(incidents::Args),
     Alert(alert::Args),
     Outbox(outbox::Args),
@@ -225,10 +227,16 @@ pub fn main(cli: Cli) -> ExitCode {
     }
 }
 
-/// The daemon uses all processors; a command that asks one thing starts faster on one thread.
+/// The daemon uses half of the processors: it has a thread for the store beside, the system does as much for its sockets
+/// as it does itself, and threads that have little to do cost by waking each other. A command that asks one thing starts
+/// faster on one thread.
 fn runtime(command: &Command) -> std::io::Result<tokio::runtime::Runtime> {
     match command {
-        Command::Run(_) | Command::Demo(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        Command::Run(_) | Command::Demo(_) => {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            let workers = (processors / 2).max(1);
+            tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+        }
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
     }
 }
@@ -240,6 +248,7 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
         Command::Validate(args) => validate::run(args, cx),
         Command::Probe(args) => probe::run(args, cx).await,
         Command::Status(args) => status::run(args, cx).await,
+        Command::History(args) => past::run(&args, cx),
         Command::Incidents(args) => incidents::run(args, cx).await,
         Command::Alert(args) => alert::run(args, cx).await,
         Command::Outbox(args) => outbox::run(args, cx).await,

@@ -145,7 +145,7 @@ pub(super) fn resolve(
                 titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
             check.depends_on = depends_on.iter().map(|(name, _)| name.clone()).collect();
             check.formerly = formerly;
-            check.fingerprint = fingerprint(&check, draft, &asked, nameservers);
+            check.fingerprint = fingerprint(&check, draft, &asked, nameservers).into();
             checks.checks.push(Arc::new(check));
         }
         edges.insert(draft.name.clone(), depends_on);
@@ -410,7 +410,7 @@ fn build(
         thresholds,
         depends_on: Vec::new(),
         formerly: None,
-        fingerprint: String::new(),
+        fingerprint: Arc::default(),
     };
     Some((check, blocks))
 }

@@ -8,8 +8,8 @@ use serde_yaml::{Mapping, Value};
 use super::{checks::Draft, secrets::redact};
 use crate::{check::Check, clock, schedule::Schedule, value::TimeSpan};
 
-/// The check as normalised YAML after defaults. Secrets are left out of it; that one has changed shows in a digest
-/// under a key of this process, which tells nothing to whoever sees it.
+/// A digest, under a key of this process, of the check as normalised YAML after defaults: it tells nothing to whoever sees
+/// it.
 /// `asked` are the options it asks with, secrets and accounts filled in.
 pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nameservers: &[SocketAddr]) -> String {
     let mut map = Mapping::new();
@@ -48,7 +48,8 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
         put(kind, shown);
         put("directory", place.document.directory.display().to_string().into());
     }
-    serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default()
+    // Only whether it is the same is ever asked; the text would be as long as the check.
+    digest(serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default().as_bytes())
 }
 
 /// The digests of the files that the `tls` blocks within name, in order: a certificate that was renewed in its place

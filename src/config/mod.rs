@@ -117,8 +117,10 @@ pub struct Agent {
 pub struct StoreConfig {
     /// The SQLite file.
     pub path: PathBuf,
-    /// How long raw observations are kept.
+    /// How long observations are kept as rows.
     pub keep_raw: Duration,
+    /// How long they are kept at all.
+    pub keep_blocks: Duration,
     /// How long daily roll-ups, incidents and settled messages are kept.
     pub keep_daily: Duration,
 }

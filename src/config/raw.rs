@@ -109,9 +109,12 @@ pub(super) struct RawStore {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawKeep {
-    /// Single observations; 35d by default.
+    /// Observations as rows, which SQL can ask for; 2d by default. Then they are sealed, at a few bytes each.
     #[serde(default)]
     pub raw: Option<TimeSpan>,
+    /// Sealed observations; 400d by default.
+    #[serde(default)]
+    pub blocks: Option<TimeSpan>,
     /// Daily roll-ups, incidents and settled messages; 5y by default.
     #[serde(default)]
     pub daily: Option<TimeSpan>,

@@ -36,10 +36,11 @@ const FILES_MAX: usize = 10_000;
 
 const STORE_DEFAULT: &str = "/var/lib/bongsu/bongsu.db";
 const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8463);
-const KEEP_RAW: Duration = Duration::from_secs(35 * 86_400);
+const KEEP_RAW: Duration = Duration::from_secs(2 * 86_400);
+const KEEP_BLOCKS: Duration = Duration::from_secs(400 * 86_400);
 const KEEP_DAILY: Duration = Duration::from_secs(5 * 365 * 86_400);
-/// Shortest retention of raw observations: the whole of yesterday must still be there when it is rolled up.
-const KEEP_RAW_MIN: Duration = Duration::from_secs(2 * 86_400);
+/// Shortest retention of raw observations: a sealed day does not change, and what comes late comes within hours.
+const KEEP_RAW_MIN: Duration = Duration::from_secs(86_400);
 
 pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config, Mistakes> {
     let mut notes = Notes::default();
@@ -244,17 +245,30 @@ fn store(place: &Place<'_>, environment: &dyn Environment, notes: &mut Notes) ->
     };
     let keep = raw.keep.unwrap_or_default();
     let keep_raw = keep.raw.map_or(KEEP_RAW, |span| span.0);
+    let keep_blocks = keep.blocks.map_or(KEEP_BLOCKS.max(keep_raw), |span| span.0);
     let keep_daily = keep.daily.map_or(KEEP_DAILY.max(keep_raw), |span| span.0);
     if keep_raw < KEEP_RAW_MIN {
-        let text = format!("{} is too short; yesterday must still be there to be rolled up", TimeSpan(keep_raw));
+        let text = format!("{} is too short; messages of yesterday may still arrive", TimeSpan(keep_raw));
         place.child("keep").child("raw").note(notes, text, Some(format!("keep {} or more", TimeSpan(KEEP_RAW_MIN))));
+    }
+    if keep_blocks < keep_raw {
+        let text = format!(
+            "{} is shorter than the {} that observations are kept as rows",
+            TimeSpan(keep_blocks),
+            TimeSpan(keep_raw)
+        );
+        place.child("keep").child("blocks").note(
+            notes,
+            text,
+            Some("keep observations at least as long as `raw`".into()),
+        );
     }
     if keep_daily < keep_raw {
         let text =
             format!("{} is shorter than the {} single observations are kept", TimeSpan(keep_daily), TimeSpan(keep_raw));
         place.child("keep").child("daily").note(notes, text, Some("keep roll-ups at least as long as `raw`".into()));
     }
-    (StoreConfig { path, keep_raw, keep_daily }, is_default)
+    (StoreConfig { path, keep_raw, keep_blocks, keep_daily }, is_default)
 }
 
 fn web(place: &Place<'_>, notes: &mut Notes) -> Web {

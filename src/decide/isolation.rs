@@ -119,7 +119,8 @@ impl Core {
             }
             (_, Sight::Jumped) => {
                 // Stored with each check's next observation; a crash before it leaves the count as it was.
-                let unsure = |t: &&mut super::Tracked| t.track.memory.bad.count > 0 || t.track.memory.good.count > 0;
+                let unsure =
+                    |t: &&mut Box<super::Tracked>| t.track.memory.bad.count > 0 || t.track.memory.good.count > 0;
                 self.tracks.values_mut().filter(unsure).for_each(|t| t.track.memory.confirm_anew());
                 return;
             }
@@ -142,7 +143,7 @@ impl Core {
     }
 
     fn summary(&self, now: Timestamp, isolation: Isolation, lasted: Duration) -> Alert {
-        let void = |t: &&super::Tracked| t.track.memory.void.is_some_and(|void| void.since >= isolation.since);
+        let void = |t: &&Box<super::Tracked>| t.track.memory.void.is_some_and(|void| void.since >= isolation.since);
         let checks = match self.tracks.values().filter(void).count() {
             0 => "no check was asked".to_owned(),
             1 => "1 check could not be judged".to_owned(),

@@ -187,7 +187,8 @@ pub struct Past {
 pub struct Core {
     plan: Arc<Plan>,
     naming: telling::Naming,
-    tracks: HashMap<CheckName, Tracked>,
+    /// Boxed: the table has up to twice as many places as checks.
+    tracks: HashMap<CheckName, Box<Tracked>>,
     incidents: BTreeMap<IncidentId, Incident>,
     messages: BTreeMap<MessageId, Message>,
     next_incident: u64,
@@ -227,7 +228,7 @@ impl Core {
         };
         for (name, check) in &plan.checks {
             let known = known.remove(name).unwrap_or_default();
-            tracks.insert(name.clone(), Tracked::restore(known, &check.thresholds, in_trouble(name)));
+            tracks.insert(name.clone(), Box::new(Tracked::restore(known, &check.thresholds, in_trouble(name))));
         }
         Self {
             plan,
@@ -311,7 +312,8 @@ impl Core {
             if !self.tracks.contains_key(name) {
                 let in_trouble = self.incident_of(name).is_some();
                 let known = known.remove(name).unwrap_or_default();
-                self.tracks.insert(name.clone(), Tracked::restore(known, &check.thresholds, in_trouble));
+                let tracked = Tracked::restore(known, &check.thresholds, in_trouble);
+                self.tracks.insert(name.clone(), Box::new(tracked));
             }
         }
         let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();

@@ -37,7 +37,7 @@ use reqwest::{
 use url::{Host, Url};
 
 use self::{
-    client::{ConnectHook, Gathering, HandshakeHook, Hooks, ResolveHook, failure},
+    client::{ConnectHook, Gathering, HOOKS, HandshakeHook, Hooks, ResolveHook, WitnessHook, failure},
     expect::{Evidence, Expect},
     options::{
         BODY_MAX, BODY_MAX_MAX, HttpOptions, REDIRECTS, REDIRECTS_MAX, Version, authorization, bounded, expected_names,
@@ -92,8 +92,12 @@ struct HttpProbe {
     tls: TlsClient,
     expect: Expect,
     hooks: Arc<Hooks>,
-    client: OnceLock<Result<Client, String>>,
+    /// Of a check with a proxy: the others share theirs.
+    own_client: OnceLock<Result<Client, String>>,
 }
+
+/// The client of all checks that connect in the same way.
+struct Shared(Result<Client, String>);
 
 impl HttpProbe {
     fn build(options: &mut Options<'_>) -> Option<Self> {
@@ -136,25 +140,31 @@ impl HttpProbe {
             tls: tls?,
             expect: raw.expect,
             hooks: Arc::default(),
-            client: OnceLock::new(),
+            own_client: OnceLock::new(),
         })
     }
 
-    /// The client of this check, built at its first attempt: roots and resolver are the process's.
-    fn client(&self, net: &Net) -> Result<&Client, String> {
+    /// The client of this check, built at its first attempt: roots and resolver are the process's. It asks for each check in
+    /// that check's own task, where the hooks of the attempt are found.
+    fn client(&self, net: &Net) -> Result<Client, String> {
         let build = || {
-            let mut tls = self.tls.config(net, self.hooks.seen.clone())?;
-            tls.resumption = HandshakeHook::resumption(&self.hooks);
+            let mut tls = self.tls.config(net, Arc::new(WitnessHook))?;
+            tls.resumption = HandshakeHook::resumption();
             let mut builder = Client::builder()
                 .tls_backend_preconfigured(tls)
                 .tls_info(true)
                 .no_proxy()
                 .pool_max_idle_per_host(0)
+                // For connections that live longer than one answer.
+                .tcp_keepalive(None)
+                .tcp_keepalive_interval(None)
+                .tcp_keepalive_retries(None)
+                .tcp_user_timeout(None)
                 .redirect(Policy::none())
                 .referer(false)
                 .http1_max_headers(HEADERS_MAX)
-                .dns_resolver(ResolveHook(self.hooks.clone()))
-                .connector_layer(ConnectHook(self.hooks.clone()));
+                .dns_resolver(ResolveHook)
+                .connector_layer(ConnectHook);
             builder = match self.version {
                 None => builder,
                 Some(Version::V1) => builder.http1_only(),
@@ -165,13 +175,20 @@ impl HttpProbe {
             }
             builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", e.without_url()))
         };
-        self.client.get_or_init(build).as_ref().map_err(Clone::clone)
+        match self.proxy {
+            Some(_) => self.own_client.get_or_init(build).clone(),
+            None => self.tls.shared(|| Shared(build())).0.clone(),
+        }
     }
 
     async fn attempt(&self, cx: &mut Attempt) -> Result<(), Reason> {
+        HOOKS.scope(self.hooks.clone(), self.attempt_hooked(cx)).await
+    }
+
+    async fn attempt_hooked(&self, cx: &mut Attempt) -> Result<(), Reason> {
         let client = self.client(cx.net()).map_err(|text| cx.fail(Kind::Own, text))?;
         let mut gathering = Gathering::begin(cx, &self.hooks);
-        let answer = self.ask(client, &mut gathering).await?;
+        let answer = self.ask(&client, &mut gathering).await?;
         let evidence = self.read(&mut gathering, answer).await?;
         gathering.cx.end_phase();
         self.expect.judge(&evidence).map_err(|(phase, kind, text)| {

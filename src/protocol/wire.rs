@@ -9,6 +9,7 @@
 
 mod connect;
 mod endpoint;
+mod facts;
 mod resolve;
 mod tls;
 mod verify;
@@ -27,12 +28,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub use self::{
     connect::{io_kind, io_text},
     endpoint::{Address, Endpoint, Scheme, host_and_port},
+    facts::{certificate_facts, days_between, expiry},
     resolve::{Resolver, system_nameservers},
-    tls::{
-        TlsClient, TlsOptions, TlsVersion, below, certificate_facts, days_between, expiry, tls_error_within,
-        tls_failure,
-    },
-    verify::Seen,
+    tls::{TlsClient, TlsOptions, TlsVersion, below, tls_error_within, tls_failure},
+    verify::{Seen, Witness},
 };
 use crate::{
     clock,

@@ -19,8 +19,9 @@ use crate::{
     value::Timestamp,
 };
 
-/// Bits of an observation's number below its time: 32,768 attempts may begin in the same millisecond.
-pub(super) const SLOT_BITS: u32 = 15;
+/// Bits of an observation's number below its time: 256 attempts may begin in the same millisecond, and a number takes
+/// seven bytes.
+pub(super) const SLOT_BITS: u32 = 8;
 
 /// Latest instant a number can hold (year 6429), so that shifting never overflows.
 const AT_MS_MAX: i64 = (1 << 47) - 1;
@@ -100,6 +101,39 @@ pub(super) fn integrity_code(integrity: Integrity) -> i64 {
 
 pub(super) fn integrity_of(code: i64) -> Result<Integrity, Fault> {
     word(&INTEGRITIES, code, "integrity")
+}
+
+/// Most microseconds beside an outcome in one number.
+const VERDICT_US_MAX: i64 = i64::MAX >> 2;
+
+/// An outcome and a latency as one number.
+pub(super) fn verdict(outcome: Outcome, latency: Duration) -> i64 {
+    (to_us(latency).min(VERDICT_US_MAX) << 2) | outcome_code(outcome)
+}
+
+/// The inverse of [`verdict`]: the outcome, and the latency in microseconds.
+pub(super) fn verdict_parts(verdict: i64) -> Result<(Outcome, i64), Fault> {
+    Ok((outcome_of(verdict & 3)?, verdict >> 2))
+}
+
+/// Slots of an observation's number told in few bits.
+const NEAR_SLOTS: i64 = 8;
+
+/// What leads from one observation's number to that of the one stored before it, as the migration to version 3 tells.
+pub(super) fn link(id: i64, previous: i64) -> i64 {
+    let ms = (id >> SLOT_BITS) - (previous >> SLOT_BITS);
+    let slot = previous & ((1 << SLOT_BITS) - 1);
+    // Instants have 47 bits, so this fits exactly.
+    if slot < NEAR_SLOTS { (ms * NEAR_SLOTS + slot) << 1 } else { (((ms << SLOT_BITS) + slot) << 1) + 1 }
+}
+
+/// The number that a link leads to.
+pub(super) fn linked(id: i64, link: i64) -> i64 {
+    let (ms, slot) = match link & 1 {
+        0 => (link >> 4, (link >> 1) & (NEAR_SLOTS - 1)),
+        _ => (link >> (SLOT_BITS + 1), (link >> 1) & ((1 << SLOT_BITS) - 1)),
+    };
+    (id >> SLOT_BITS).wrapping_sub(ms).wrapping_shl(SLOT_BITS) | slot
 }
 
 /// Microseconds of a column.
@@ -213,17 +247,21 @@ pub(super) fn from_json<T: serde::de::DeserializeOwned>(json: &str, what: &str) 
 // Phases
 //
 // Two forms. Exact (first byte 0xFF): per phase a byte with phase and side, then start and length in microseconds
-// as variable-length integers (7 bits a byte, least significant first). Coarse: 16 bits saying which phases there
-// are (most significant byte first; it has one bit in use, so it never is 0xFF), then one byte per phase
-// in that order: 0 for nothing, else 1 + the logarithm of its microseconds to the base 1.08.
+// as variable-length integers (7 bits a byte, least significant first). Coarse: a head saying which phases there are,
+// then one byte per phase in that order: 0 for nothing, else 1 + the logarithm of its microseconds to the base 1.08. The
+// head is one byte with a bit for each of the first eight phases, or, where that would be 0, 1 or 0xFF or the ninth is
+// there, two with the most significant first (0 or 1, as only one bit of it is in use).
 
 const EXACT: u8 = 0xFF;
+
+/// Highest head of one byte.
+const HEAD_MAX: u8 = EXACT - 1;
 
 /// 254 steps of 8 % reach from a microsecond to five minutes; half a step is 4 %.
 const COARSE_BASE: f64 = 1.08;
 
 /// Most phases kept of one attempt: two sessions of nine phases each, twice over.
-const PHASES_MAX: usize = 36;
+pub(super) const PHASES_MAX: usize = 36;
 
 /// Phases as bytes; `None` when there are none.
 pub(super) fn pack_phases(phases: &[PhaseTime], coarse: bool) -> Option<Vec<u8>> {
@@ -254,7 +292,10 @@ fn pack_coarse(phases: &[PhaseTime]) -> Option<Vec<u8>> {
         return None;
     }
     let present = phases.iter().fold(0_u16, |bits, p| bits | (1 << position(p.phase)));
-    let mut packed = present.to_be_bytes().to_vec();
+    let mut packed = match u8::try_from(present) {
+        Ok(mask @ 2..=HEAD_MAX) => vec![mask],
+        _ => present.to_be_bytes().to_vec(),
+    };
     for p in phases {
         packed.push(coarse_byte(p.took)?);
     }
@@ -275,9 +316,57 @@ fn coarse_byte(took: Duration) -> Option<u8> {
 pub(super) fn unpack_phases(packed: &[u8]) -> Vec<PhaseTime> {
     match packed {
         [EXACT, rest @ ..] => unpack_exact(rest),
-        [high, low, rest @ ..] => unpack_coarse(u16::from_be_bytes([*high, *low]), rest),
+        [high @ 0..=1, low, rest @ ..] => unpack_coarse(u16::from_be_bytes([*high, *low]), rest),
+        [mask, rest @ ..] => unpack_coarse(u16::from(*mask), rest),
         _ => Vec::new(),
     }
+}
+
+/// Coarse phases as their head and their codes; `None` when the bytes are anything else.
+pub(super) fn coarse_parts(packed: &[u8]) -> Option<(&[u8], &[u8])> {
+    let head = match packed {
+        [0..=1, _, ..] => 2,
+        [2..=HEAD_MAX, ..] => 1,
+        _ => return None,
+    };
+    let (head, codes) = packed.split_at_checked(head)?;
+    (codes.len() == coarse_count(head)?).then_some((head, codes))
+}
+
+/// How many phases the head of coarse ones announces; `None` when it is none.
+pub(super) fn coarse_count(head: &[u8]) -> Option<usize> {
+    match head {
+        [high @ 0..=1, low] => Some((high.count_ones() + low.count_ones()) as usize),
+        [mask @ 2..=HEAD_MAX] => Some(mask.count_ones() as usize),
+        _ => None,
+    }
+}
+
+/// Exact phases as tag, start and length in microseconds; `None` when the bytes are anything else.
+pub(super) fn exact_parts(packed: &[u8]) -> Option<Vec<(u8, u64, u64)>> {
+    let [EXACT, rest @ ..] = packed else { return None };
+    let (mut rest, mut parts) = (rest, Vec::new());
+    while let [tag, tail @ ..] = rest {
+        rest = tail;
+        let (start, took) = (pull_varint(&mut rest)?, pull_varint(&mut rest)?);
+        parts.push((*tag, us_of(start), us_of(took)));
+    }
+    Some(parts)
+}
+
+/// The inverse of [`exact_parts`].
+pub(super) fn exact_bytes(parts: &[(u8, u64, u64)]) -> Vec<u8> {
+    let mut packed = vec![EXACT];
+    for (tag, start_us, took_us) in parts {
+        packed.push(*tag);
+        push_varint(&mut packed, Duration::from_micros(*start_us));
+        push_varint(&mut packed, Duration::from_micros(*took_us));
+    }
+    packed
+}
+
+fn us_of(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
 fn unpack_exact(mut rest: &[u8]) -> Vec<PhaseTime> {
@@ -318,7 +407,7 @@ fn position(phase: Phase) -> u8 {
 }
 
 fn push_varint(to: &mut Vec<u8>, span: Duration) {
-    let mut rest = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    let mut rest = us_of(span);
     while rest >= 0x80 {
         to.push((rest & 0x7F) as u8 | 0x80);
         rest >>= 7;
@@ -354,7 +443,7 @@ mod tests {
         for took_us in [0, 1, 7, 410, 12_345, 2_000_000, 299_000_000] {
             let phases = [phase(Phase::Resolve, None, 0, took_us), phase(Phase::Exchange, None, took_us + 9, 1_000)];
             let packed = pack_phases(&phases, true).expect("phases");
-            assert_eq!(packed.len(), 4);
+            assert_eq!(packed.len(), 3);
             let back = unpack_phases(&packed);
             let error = back[0].took.as_micros() as f64 - took_us as f64;
             assert!(error.abs() <= took_us as f64 * 0.04 + 0.5, "{took_us}: {error}");
@@ -397,6 +486,15 @@ mod tests {
         fn damaged_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let phases = unpack_phases(&bytes);
             prop_assert!(phases.len() <= bytes.len().min(PHASES_MAX));
+        }
+
+        #[test]
+        fn links_lead_to_the_number_before(a in 0..AT_MS_MAX, b in 0..AT_MS_MAX, near in -9_000_000..9_000_000_i64, slots in (0..1_i64 << SLOT_BITS, 0..1_i64 << SLOT_BITS)) {
+            for before in [b, (a + near).clamp(0, AT_MS_MAX), a] {
+                let id = first_id(Timestamp::from_millis(a)) + slots.0;
+                let previous = first_id(Timestamp::from_millis(before)) + slots.1;
+                prop_assert_eq!(linked(id, link(id, previous)), previous);
+            }
         }
 
         #[test]

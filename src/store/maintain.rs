@@ -3,7 +3,7 @@
 //! Each call does one bounded piece of work, so the one thread that commits can make it between commits. Closed
 //! days are read from the raw observations in order; their sums are in memory until the day is read to its end,
 //! and only then written, so a crash in between merely starts the day again. Raw observations go by whole UTC
-//! days, and never before their day is rolled up.
+//! days, and never before their day is rolled up and sealed.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,6 +14,7 @@ use super::{
     error::{Fault, StoreError},
     open,
     roll::{Roll, first_day},
+    seal::{Seal, first_block_of_day},
     writer::Writer,
 };
 use crate::value::Timestamp;
@@ -23,6 +24,9 @@ pub const ROLL_UP_AFTER: Duration = Duration::from_secs(3_600);
 
 /// Rows deleted in one call.
 const DELETE_ROWS_MAX: i64 = 5_000;
+
+/// Blocks deleted in one call: some megabytes.
+const BLOCKS_MAX: i64 = 200;
 
 /// Incidents deleted in one call, with all their messages and timelines.
 const INCIDENTS_MAX: i64 = 100;
@@ -45,8 +49,10 @@ const FREE_PAGES_STEP: usize = 500;
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Raw observations with their evidence; whole UTC days, so up to a day longer.
+    /// Raw observations with their evidence; whole UTC days, so up to a day longer. Then they are sealed.
     pub raw: Duration,
+    /// Sealed observations, counted from when the attempts were made.
+    pub blocks: Duration,
     /// Daily roll-ups, closed incidents, settled messages.
     pub daily: Duration,
 }
@@ -58,6 +64,8 @@ pub struct Maintained {
     pub rolled_rows: usize,
     /// Days whose roll-up was finished.
     pub rolled_days: usize,
+    /// Days whose raw observations were sealed.
+    pub sealed_days: usize,
     /// Rows deleted, of all tables.
     pub deleted_rows: usize,
     /// Whether there is more to do at once.
@@ -74,6 +82,7 @@ pub(super) struct Upkeep {
     /// Rolled-up days that have changed since.
     dirty: BTreeSet<i64>,
     roll: Option<Roll>,
+    seal: Option<Seal>,
     /// Whether raw rows before `raw_from` may be left.
     deleting: bool,
     look_at: Timestamp,
@@ -145,7 +154,8 @@ impl Writer {
         self.upkeep.refresh(&self.connection)?;
         self.roll_up(now, done)?;
         if done.rolled_rows == 0 {
-            self.delete_raw(now, keep, done)?;
+            self.retire_raw(now, keep, done)?;
+            self.delete_blocks(now, keep, done)?;
             self.delete_daily(now, keep, done)?;
         }
         if now >= self.upkeep.look_at {
@@ -217,33 +227,68 @@ impl Writer {
     // -----------------------------------------------------------------------------------------------------------
     // Retention
 
-    fn delete_raw(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+    /// Seals the first day whose raw observations are past their retention, or deletes what is sealed.
+    fn retire_raw(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+        if self.upkeep.deleting {
+            return self.delete_raw(done);
+        }
         let Some(rolled_until) = self.upkeep.rolled_until else { return Ok(()) };
         let needed = self.upkeep.dirty.first().copied().into_iter().chain(self.upkeep.roll.as_ref().map(|r| r.day));
         let limit = needed.fold(day_of(now - keep.raw).min(rolled_until), i64::min);
-        let advance = self.upkeep.raw_from.is_none_or(|from| from < limit);
-        if !advance && !self.upkeep.deleting {
+        let from = self.upkeep.raw_from.unwrap_or(0);
+        if self.upkeep.raw_from.is_some() && from >= limit {
+            self.upkeep.seal = None;
             return Ok(());
         }
-        let from = if advance { limit } else { self.upkeep.raw_from.unwrap_or(limit) };
+        done.more = true;
+        let day = match first_day(&self.connection, from)?.filter(|day| *day < limit) {
+            // What is past the retention of blocks already is not worth sealing.
+            Some(day) if day < day_of(now - keep.blocks) => day,
+            Some(day) => {
+                if self.upkeep.seal.as_ref().is_none_or(|seal| seal.day != day) {
+                    self.upkeep.seal = Some(Seal::start(&self.connection, day)?);
+                }
+                let Some(seal) = &mut self.upkeep.seal else { return Ok(()) };
+                if !seal.go_on(&mut self.connection)? {
+                    return Ok(());
+                }
+                self.upkeep.seal = None;
+                done.sealed_days = 1;
+                day
+            }
+            None => limit - 1,
+        };
+        let next = Some(day + 1);
+        self.connection.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('raw_from', ?1)", [next])?;
+        (self.upkeep.raw_from, self.upkeep.deleting) = (next, true);
+        Ok(())
+    }
+
+    /// Deletes raw observations of days that are sealed, but for the latest of a check: it tells how the check stands.
+    fn delete_raw(&mut self, done: &mut Maintained) -> Result<(), Fault> {
+        let from = self.upkeep.raw_from.unwrap_or(0);
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if advance {
-            tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('raw_from', ?1)", [from])?;
-        }
         let before = first_id_of_day(from);
-        let mut deleted = delete_first(&tx, "observation", before)?;
+        let mut deleted = tx
+            .prepare_cached(
+                "DELETE FROM observation WHERE id IN (
+                     SELECT o.id FROM observation o WHERE o.id < ?1 AND NOT EXISTS
+                         (SELECT 1 FROM latest l WHERE l.check_id = o.check_id AND l.observation = o.id)
+                     ORDER BY o.id LIMIT ?2)",
+            )?
+            .execute([before, DELETE_ROWS_MAX])?;
         deleted += delete_first(&tx, "delivery", before)?;
-        // In the order in which they were written; one of an earlier day behind one of a later goes with that.
-        deleted += tx.execute(
-            "DELETE FROM evidence WHERE id IN (
-                 SELECT id FROM (SELECT id, day FROM evidence ORDER BY id LIMIT ?2) WHERE day < ?1)",
-            [from, DELETE_ROWS_MAX],
-        )?;
+        deleted += tx
+            .prepare_cached(
+                "DELETE FROM evidence WHERE (day, check_id, number) IN
+                     (SELECT day, check_id, number FROM evidence WHERE day < ?1 ORDER BY 1, 2, 3 LIMIT ?2)",
+            )?
+            .execute([from, DELETE_ROWS_MAX])?;
         tx.commit()?;
-        self.upkeep.raw_from = Some(from);
         self.upkeep.deleting = deleted > 0;
         done.deleted_rows += deleted;
-        done.more |= deleted > 0;
+        // Another day may be due.
+        done.more = true;
         Ok(())
     }
 
@@ -251,6 +296,17 @@ impl Writer {
     fn delete_flights(&mut self, now: Timestamp) -> Result<usize, Fault> {
         let before = (now - FLIGHTS_KEPT).as_millis();
         Ok(self.connection.execute("DELETE FROM flight WHERE sent_at < ?1", [before])?)
+    }
+
+    fn delete_blocks(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
+        let before = first_block_of_day(day_of(now - keep.blocks));
+        let deleted = self
+            .connection
+            .prepare_cached("DELETE FROM block WHERE id IN (SELECT id FROM block WHERE id < ?1 ORDER BY id LIMIT ?2)")?
+            .execute([before, BLOCKS_MAX])?;
+        done.deleted_rows += deleted;
+        done.more |= deleted > 0;
+        Ok(())
     }
 
     fn delete_daily(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {

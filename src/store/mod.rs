@@ -5,17 +5,19 @@
 //! (`now` is an argument); the only randomness is the identity given to a new database.
 //!
 //! ```text
-//! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time; days past `keep.raw` are deleted
+//! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time
 //!                           ──▶ state                             what detectors remember
 //!                           ──▶ incident, incident_member, timeline
 //!                           ──▶ message                           the outbox
 //!            Writer::maintain ─▶ daily                            closed days, with latency sketches
+//!                             ─▶ block                            days past `keep.raw`, a few bytes an observation
 //! ```
 //!
 //! The journal is a write-ahead log and `synchronous` is FULL, so a commit that was acknowledged survives a power
 //! cut. The tables are private; people who query the file use the views, which docs/store.md describes.
 
 mod audit;
+mod block;
 mod daily;
 mod day;
 mod encode;
@@ -31,6 +33,8 @@ mod reserve;
 mod restore;
 mod roll;
 mod rows;
+mod seal;
+mod sealed;
 mod summed;
 mod writer;
 
@@ -47,5 +51,6 @@ pub use self::{
     reader::{CheckStatus, Cursor, Exported, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     reserve::RESERVE_BYTES,
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
+    sealed::Seen,
     writer::{Renamed, Resumed, Writer},
 };

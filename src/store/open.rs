@@ -22,7 +22,8 @@ use crate::value::Timestamp;
 pub(super) const APPLICATION_ID: i64 = 0x626e_6773;
 
 /// One SQL text per version, first to last; never changed once released.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/001.sql"), include_str!("migrations/002.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/001.sql"), include_str!("migrations/002.sql"), include_str!("migrations/003.sql")];
 
 /// The views, made anew after every migration.
 pub(super) const VIEWS: &str = include_str!("migrations/views.sql");
@@ -39,8 +40,8 @@ const CLOSELY: [&str; 7] = ["meta", "known_check", "state", "incident", "inciden
 /// Statements kept prepared: more than the writer and a reader use.
 const STATEMENTS_KEPT: usize = 64;
 
-/// Pages kept in memory, in KiB: the newest ones, in which chains and corrections are looked up.
-const CACHE_KIB: i64 = 16 * 1024;
+/// Pages kept in memory, in KiB: the newest ones, to which everything is appended. What is older the system keeps.
+const CACHE_KIB: i64 = 2 * 1024;
 
 /// Opens the database for its one writer, making or migrating it.
 pub(super) fn open_writer(path: &Path, now: Timestamp) -> Result<(Connection, File), StoreError> {

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use super::{
     encode::{self, at_of},
     error::Fault,
-    summed,
+    sealed, summed,
 };
 use crate::{
     alert::Message,
@@ -16,16 +16,18 @@ use crate::{
     value::{CheckName, Timestamp},
 };
 
-const COLUMNS: &str = "o.id, o.outcome, o.latency_us, o.previous, o.phases, e.json, d.duration_us, d.fate, d.accept,
+const COLUMNS: &str = "o.id, o.verdict, d.id, o.previous, o.phases, e.json, d.duration_us, d.fate, d.accept,
     d.accept_us, d.latency_us, d.sequence, d.duplicates, d.foreign_, d.reordered, d.integrity,
     d.changed, d.messages, d.late, d.pending, d.lost, d.unsent, d.uncertain, d.login_ok, d.login_us";
 
-const TABLES: &str = "observation o LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence";
+const TABLES: &str = "observation o LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e
+    ON e.day = (o.id >> 8) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence";
 
-/// An observation with the distance to the one stored before it.
+/// An observation with the number of the one stored before it.
 fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {
-    let (id, latency_us): (i64, i64) = (row.get(0)?, row.get(2)?);
-    let mut o = Observation::new(at_of(id), encode::outcome_of(row.get(1)?)?, encode::from_us(latency_us));
+    let id: i64 = row.get(0)?;
+    let (outcome, latency_us) = encode::verdict_parts(row.get(1)?)?;
+    let mut o = Observation::new(at_of(id), outcome, encode::from_us(latency_us));
     if let Some(phases) = row.get_ref(4)?.as_blob_or_null().map_err(rusqlite::Error::from)? {
         o.phases = encode::unpack_phases(phases);
     }
@@ -54,7 +56,7 @@ fn observation(row: &Row<'_>) -> Result<(Observation, Option<i64>), Fault> {
     if let Some(json) = row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)? {
         encode::read_evidence(json, &mut o)?;
     }
-    Ok((o, row.get(3)?))
+    Ok((o, row.get::<_, Option<i64>>(3)?.map(|link| encode::linked(id, link))))
 }
 
 /// What became of each message of a burst; nothing of a single message.
@@ -94,7 +96,8 @@ pub(super) fn observation_by_id(connection: &Connection, id: i64) -> Result<Opti
 }
 
 /// The latest observations of a check, oldest first: all since `since` and at least `at_least`, as far as they are
-/// kept, and never more than `at_most`. Follows the check's chain, so the cost is that of what is returned.
+/// kept, and never more than `at_most`. Follows the check's chain, so the cost is that of what is returned, and where
+/// that leads to sealed days, of these.
 pub(super) fn recent(
     connection: &Connection,
     check: &CheckName,
@@ -102,10 +105,15 @@ pub(super) fn recent(
     at_least: usize,
     at_most: usize,
 ) -> Result<Vec<Observation>, Fault> {
-    let mut next: Option<i64> = connection
-        .prepare_cached("SELECT l.observation FROM latest l JOIN known_check k ON k.id = l.check_id WHERE k.name = ?1")?
-        .query_row([check.as_str()], |row| row.get(0))
+    let head: Option<(i64, i64)> = connection
+        .prepare_cached(
+            "SELECT l.check_id, l.observation FROM latest l JOIN known_check k ON k.id = l.check_id WHERE k.name = ?1",
+        )?
+        .query_row([check.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
+    let Some((check, newest)) = head else { return Ok(Vec::new()) };
+    let raw_from = sealed::raw_from_id(connection)?;
+    let mut next = Some(newest);
     let mut found = Vec::new();
     // A chain leads to rows stored ever earlier, so it has no circle; in an edited file it may have one.
     let mut seen = HashSet::new();
@@ -113,32 +121,38 @@ pub(super) fn recent(
         && found.len() < at_most
         && seen.insert(id)
     {
+        // From here on the past is sealed.
+        if id < raw_from {
+            let more = (since, at_least.saturating_sub(found.len()), at_most - found.len());
+            let sealed = sealed::latest_before(connection, check, raw_from, more)?;
+            found.extend(sealed.into_iter().rev());
+            break;
+        }
         let Some((o, previous)) = observation_by_id(connection, id)? else { break };
         if found.len() >= at_least && o.at < since {
             break;
         }
         found.push(o);
-        next = previous.and_then(|distance| id.checked_sub(distance));
+        next = previous;
     }
     found.reverse();
     found.sort_by_key(|o| o.at);
     Ok(found)
 }
 
-/// Observations of a check from `from` until before `to`, oldest first.
-pub(super) fn between(
+/// Raw observations of a check between two numbers, oldest first.
+pub(super) fn raw_between(
     connection: &Connection,
-    check: &CheckName,
-    from: Timestamp,
-    to: Timestamp,
+    check: i64,
+    from: i64,
+    to: i64,
     at_most: usize,
 ) -> Result<Vec<Observation>, Fault> {
     let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM {TABLES} WHERE o.id >= ?1 AND o.id < ?2
-         AND o.check_id = (SELECT id FROM known_check WHERE name = ?3) ORDER BY o.id LIMIT ?4"
+        "SELECT {COLUMNS} FROM {TABLES} WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3 ORDER BY o.id LIMIT ?4"
     ))?;
     let at_most = i64::try_from(at_most).unwrap_or(i64::MAX);
-    let mut rows = statement.query(params![encode::first_id(from), encode::first_id(to), check.as_str(), at_most])?;
+    let mut rows = statement.query(params![from, to, check, at_most])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(observation(row)?.0);

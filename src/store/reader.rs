@@ -7,7 +7,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::{
     encode,
     error::{Fault, StoreError},
-    open, read,
+    open, read, sealed,
     writer::number,
 };
 use crate::{
@@ -112,8 +112,9 @@ impl Reader {
     /// Every check that was ever seen, by name.
     pub fn checks(&self) -> Result<Vec<CheckStatus>, StoreError> {
         self.ask("reading the checks", |c| {
+            let raw_from = sealed::raw_from_id(c)?;
             let mut statement = c.prepare_cached(
-                "SELECT k.name, s.state, s.since, l.observation FROM known_check k
+                "SELECT k.name, s.state, s.since, l.observation, k.id FROM known_check k
                  LEFT JOIN state s ON s.check_id = k.id LEFT JOIN latest l ON l.check_id = k.id ORDER BY k.name",
             )?;
             let mut rows = statement.query([])?;
@@ -121,9 +122,10 @@ impl Reader {
             while let Some(row) = rows.next()? {
                 let state: Option<String> = row.get(1)?;
                 let since: Option<i64> = row.get(2)?;
-                let last = match row.get::<_, Option<i64>>(3)? {
-                    Some(id) => read::observation_by_id(c, id)?.map(|(o, _)| o),
-                    None => None,
+                let last = match (row.get::<_, i64>(4)?, row.get::<_, Option<i64>>(3)?) {
+                    (check, Some(id)) if id < raw_from => sealed::at_number(c, check, id)?,
+                    (_, Some(id)) => read::observation_by_id(c, id)?.map(|(o, _)| o),
+                    (_, None) => None,
                 };
                 found.push(CheckStatus {
                     check: read::check_name(&row.get::<_, String>(0)?)?,
@@ -248,10 +250,13 @@ impl Reader {
         self.ask("reading observations", |c| read::recent(c, check, Timestamp::from_millis(i64::MAX), count, count))
     }
 
-    /// Observations of a check from `from` until before `to`, oldest first, at most [`ROWS_MAX`]. Reads all checks'
-    /// observations of that time: [`Reader::recent`] is cheaper for the latest ones.
+    /// Observations of a check from `from` until before `to`, oldest first, at most [`ROWS_MAX`]. Of days that are not
+    /// sealed it reads all checks' observations: [`Reader::recent`] is cheaper for the latest ones.
     pub fn between(&self, check: &CheckName, from: Timestamp, to: Timestamp) -> Result<Vec<Observation>, StoreError> {
-        self.ask("reading observations", |c| read::between(c, check, from, to, ROWS_MAX))
+        self.ask("reading observations", |c| match sealed::check_id(c, check)? {
+            Some(check) => sealed::between(c, check, encode::first_id(from), encode::first_id(to), ROWS_MAX),
+            None => Ok(Vec::new()),
+        })
     }
 }
 

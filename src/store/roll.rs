@@ -9,7 +9,7 @@ use super::{
     encode::{self, DAY_MS, SLOT_BITS, first_id_of_day},
     error::Fault,
 };
-use crate::observation::{Accept, Fate, Outcome};
+use crate::observation::{Accept, Fate};
 
 /// How long one observation speaks for the time after it when the check's interval is not known.
 pub(super) const HOLD_DEFAULT_MS: i64 = 3_600_000;
@@ -80,7 +80,7 @@ pub(super) fn add_rows(
     days: &mut HashMap<i64, Day>,
 ) -> Result<(i64, usize), Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT o.id, o.check_id, o.outcome, o.latency_us, d.fate, d.accept, d.duplicates, d.messages, d.late, d.lost,
+        "SELECT o.id, o.check_id, o.verdict, d.id, d.fate, d.accept, d.duplicates, d.messages, d.late, d.lost,
              d.unsent
          FROM observation o LEFT JOIN delivery d ON d.id = o.id
          WHERE o.id > ?1 AND o.id < ?2 ORDER BY o.id LIMIT ?3",
@@ -88,8 +88,8 @@ pub(super) fn add_rows(
     let mut rows = statement.query(params![cursor, first_id_of_day(day + 1), rows_max as i64])?;
     let (mut last, mut count) = (cursor, 0);
     while let Some(row) = rows.next()? {
-        let (id, check, latency_us): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(3)?);
-        let outcome: Outcome = encode::outcome_of(row.get(2)?)?;
+        let (id, check): (i64, i64) = (row.get(0)?, row.get(1)?);
+        let (outcome, latency_us) = encode::verdict_parts(row.get(2)?)?;
         let counts = match row.get::<_, Option<i64>>(4)? {
             None => None,
             Some(fate) => {

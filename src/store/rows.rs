@@ -2,7 +2,11 @@
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{encode, error::Fault, summed};
+use super::{
+    encode::{self, first_id},
+    error::Fault,
+    summed,
+};
 use crate::{
     incident::Vantage,
     observation::{Delivery, Flight},
@@ -22,6 +26,10 @@ pub(super) fn vantage(connection: &Connection) -> Result<Vantage, Fault> {
         connection.query_row("SELECT value FROM meta WHERE key = 'vantage'", [], |row| row.get(0)).optional()?;
     found.map_or_else(|| Ok(Vantage::default()), |json| summed::from_json(&json, "the vantage"))
 }
+
+/// Milliseconds tried when all numbers of one are taken: 256 attempts in the same millisecond do not happen, and
+/// if a clock stands still they must not stop the store.
+const SPILL_MS: i64 = 1_000;
 
 /// What became of an observation's messages, under the observation's number.
 pub(super) fn write_delivery(
@@ -134,4 +142,20 @@ pub(super) fn flights(connection: &Connection, check_id: i64) -> Result<Vec<Flig
         });
     }
     Ok(found)
+}
+
+/// The lowest free number at or after an instant whose first number is taken.
+pub(super) fn next_free(tx: &Transaction<'_>, at: Timestamp) -> Result<i64, Fault> {
+    let start = first_id(at);
+    let mut highest = tx.prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2")?;
+    for ms in 0..SPILL_MS {
+        let from = start.saturating_add(ms << encode::SLOT_BITS);
+        let to = from.saturating_add(1 << encode::SLOT_BITS);
+        let taken: Option<i64> = highest.query_row([from, to], |row| row.get(0))?;
+        let free = taken.map_or(from, |taken| taken + 1);
+        if free < to {
+            return Ok(free);
+        }
+    }
+    Err(Fault::Inconsistent(format!("no number is free for an observation at {at}")))
 }

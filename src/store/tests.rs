@@ -6,6 +6,7 @@ mod flips;
 mod generate;
 mod keeping;
 mod rolling;
+mod sealing;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -27,7 +28,11 @@ const DAY: i64 = 20_000;
 
 const NOW: Timestamp = Timestamp::from_millis(DAY * DAY_MS + 12 * 3_600_000);
 
-const KEEP: Keep = Keep { raw: Duration::from_secs(2 * 86_400), daily: Duration::from_secs(400 * 86_400) };
+const KEEP: Keep = Keep {
+    raw: Duration::from_secs(2 * 86_400),
+    blocks: Duration::from_secs(400 * 86_400),
+    daily: Duration::from_secs(400 * 86_400),
+};
 
 impl Place {
     fn new() -> Self {

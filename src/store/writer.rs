@@ -37,10 +37,6 @@ const PLAIN_EVIDENCE_PER_HOUR: usize = 60;
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// Milliseconds tried when all numbers of one are taken: 32,768 attempts in the same millisecond do not happen, and
-/// if a clock stands still they must not stop the store.
-const SPILL_MS: i64 = 1_000;
-
 /// The database's one writer. Dropping it releases the file.
 pub struct Writer {
     pub(super) path: PathBuf,
@@ -63,6 +59,8 @@ pub(super) struct Known {
     evidence: Vec<(String, i64, i64)>,
     /// The hour (since 1970) and how many pieces of evidence were written for plain observations in it.
     written: (i64, u32),
+    /// The day of the evidence written last, and the number of the next piece of that day.
+    numbered: (i64, i64),
 }
 
 impl Writer {
@@ -243,18 +241,17 @@ impl Writing<'_> {
         let known = known(self.tx, self.known, check)?;
         let (check_id, latest) = (known.id, known.latest);
         let mut insert = self.tx.prepare_cached(
-            "INSERT OR IGNORE INTO observation (id, check_id, outcome, latency_us, previous, phases, evidence)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT OR IGNORE INTO observation (id, check_id, verdict, previous, phases, evidence)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?;
+        let verdict = encode::verdict(o.outcome, o.latency());
         let mut id = first_id(o.at);
         loop {
-            let outcome = encode::outcome_code(o.outcome);
-            let latency_us = encode::to_us(o.latency());
-            let previous = latest.map(|latest| id - latest);
-            if insert.execute(params![id, check_id, outcome, latency_us, previous, phases, evidence])? == 1 {
+            let previous = latest.map(|latest| encode::link(id, latest));
+            if insert.execute(params![id, check_id, verdict, previous, phases, evidence])? == 1 {
                 break;
             }
-            id = next_free(self.tx, o.at)?;
+            id = rows::next_free(self.tx, o.at)?;
         }
         if let Some(delivery) = &o.delivery {
             rows::write_delivery(self.tx, id, check_id, encode::to_us(o.duration), delivery)?;
@@ -287,7 +284,7 @@ impl Writing<'_> {
             }
             known.written.1 += 1;
         }
-        let id = insert_evidence(self.tx, day, &json)?;
+        let id = insert_evidence(self.tx, known, day, &json)?;
         known.evidence.truncate(kept - 1);
         known.evidence.insert(0, (json, day, id));
         Ok(Some(id))
@@ -301,8 +298,9 @@ impl Writing<'_> {
         let found: Option<(i64, Option<String>, i64)> = self
             .tx
             .prepare_cached(
-                "SELECT o.id, e.json, coalesce(d.duration_us, o.latency_us) FROM observation o
-                 LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e ON e.id = o.evidence
+                "SELECT o.id, e.json, coalesce(d.duration_us, o.verdict >> 2) FROM observation o
+                 LEFT JOIN delivery d ON d.id = o.id LEFT JOIN evidence e
+                     ON e.day = (o.id >> 8) / 86400000 AND e.check_id = o.check_id AND e.number = o.evidence
                  WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3
                  ORDER BY d.sequence IS ?4 DESC, o.id DESC LIMIT 1",
             )?
@@ -313,18 +311,18 @@ impl Writing<'_> {
             .optional()?;
         let Some((id, json, duration_us)) = found else { return Ok(()) };
         let day = day_of(c.observed_at);
-        let evidence = encode::corrected_evidence(json.as_deref(), c)?
-            .map(|json| insert_evidence(self.tx, day, &json))
-            .transpose()?;
+        let evidence = match encode::corrected_evidence(json.as_deref(), c)? {
+            Some(json) => Some(insert_evidence(self.tx, known(self.tx, self.known, check)?, day, &json)?),
+            None => None,
+        };
         rows::write_delivery(self.tx, id, check_id, duration_us, &c.delivery)?;
-        self.tx
-            .prepare_cached("UPDATE observation SET outcome = ?2, evidence = ?3, latency_us = ?4 WHERE id = ?1")?
-            .execute(params![
+        self.tx.prepare_cached("UPDATE observation SET verdict = ?2, evidence = ?3 WHERE id = ?1")?.execute(
+            params![
                 id,
-                encode::outcome_code(c.outcome),
+                encode::verdict(c.outcome, c.delivery.latency_ms.unwrap_or(encode::from_us(duration_us))),
                 evidence,
-                c.delivery.latency_ms.map_or(duration_us, encode::to_us)
-            ])?;
+            ],
+        )?;
         self.upkeep.changed(self.tx, day, id)
     }
 
@@ -455,9 +453,19 @@ impl Writing<'_> {
     }
 }
 
-fn insert_evidence(tx: &Transaction<'_>, day: i64, json: &str) -> Result<i64, Fault> {
-    tx.prepare_cached("INSERT INTO evidence (day, json) VALUES (?1, ?2)")?.execute(params![day, json])?;
-    Ok(tx.last_insert_rowid())
+/// Writes a piece of evidence; gives its number within the check's day.
+fn insert_evidence(tx: &Transaction<'_>, known: &mut Known, day: i64, json: &str) -> Result<i64, Fault> {
+    if known.numbered.0 != day {
+        let next: i64 = tx
+            .prepare_cached("SELECT coalesce(max(number) + 1, 0) FROM evidence WHERE day = ?1 AND check_id = ?2")?
+            .query_row([day, known.id], |row| row.get(0))?;
+        known.numbered = (day, next);
+    }
+    let number = known.numbered.1;
+    tx.prepare_cached("INSERT INTO evidence (day, check_id, number, json) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![day, known.id, number, json])?;
+    known.numbered.1 = number + 1;
+    Ok(number)
 }
 
 /// What is known of a check; a check never seen gets its number here.
@@ -473,25 +481,9 @@ pub(super) fn known<'k>(
                 "SELECT k.id, l.observation FROM known_check k LEFT JOIN latest l ON l.check_id = k.id WHERE k.name = ?1",
             )?
             .query_row([check.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        all.insert(check.clone(), Known { id, latest, evidence: Vec::new(), written: (0, 0) });
+        all.insert(check.clone(), Known { id, latest, evidence: Vec::new(), written: (0, 0), numbered: (-1, 0) });
     }
     all.get_mut(check).ok_or_else(|| Fault::Inconsistent(format!("{check} was just made known and is not")))
-}
-
-/// The lowest free number at or after an instant whose first number is taken.
-fn next_free(tx: &Transaction<'_>, at: Timestamp) -> Result<i64, Fault> {
-    let start = first_id(at);
-    let mut highest = tx.prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2")?;
-    for ms in 0..SPILL_MS {
-        let from = start.saturating_add(ms << encode::SLOT_BITS);
-        let to = from.saturating_add(1 << encode::SLOT_BITS);
-        let taken: Option<i64> = highest.query_row([from, to], |row| row.get(0))?;
-        let free = taken.map_or(from, |taken| taken + 1);
-        if free < to {
-            return Ok(free);
-        }
-    }
-    Err(Fault::Inconsistent(format!("no number is free for an observation at {at}")))
 }
 
 /// A number as SQLite holds it.

@@ -194,10 +194,15 @@ fn the_schema_refuses_what_a_schema_can_see() {
 /// Writes a configuration and loads it.
 fn load_texts(config: &str, checks: &str) -> Result<Config, Mistakes> {
     let dir = tempfile::tempdir().expect("a scratch directory");
-    fs::create_dir(dir.path().join("checks")).expect("own directory");
-    fs::write(dir.path().join("config.yaml"), config).expect("own directory");
-    fs::write(dir.path().join("checks/a.yaml"), checks).expect("own directory");
-    load(dir.path())
+    load_texts_at(dir.path(), config, checks)
+}
+
+/// The same at a place that stays: where a check stands is part of what it is.
+fn load_texts_at(dir: &Path, config: &str, checks: &str) -> Result<Config, Mistakes> {
+    fs::create_dir_all(dir.join("checks")).expect("own directory");
+    fs::write(dir.join("config.yaml"), config).expect("own directory");
+    fs::write(dir.join("checks/a.yaml"), checks).expect("own directory");
+    load(dir)
 }
 
 /// An example as a list item, whichever way it was written.
@@ -332,24 +337,25 @@ fn a_name_that_holds_a_secret_is_not_shown() {
 
 #[test]
 fn a_fingerprint_changes_with_every_account() {
+    let place = tempfile::tempdir().expect("a scratch directory");
     let of = |accounts: &str| {
         let checks = format!(
             "service: s\nchecks:\n  - name: a\n    accounts: {accounts}\n    http: {{ url: \"https://h.example.com/\", \
              username: \"${{account:user}}\", password: \"${{account:pw}}\" }}\n"
         );
-        let config = load_texts("", &checks).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let kept = config.checks[0].fingerprint.lines().filter(|line| !line.starts_with("directory"));
-        kept.collect::<Vec<_>>().join("\n")
+        let config = load_texts_at(place.path(), "", &checks).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        config.checks[0].fingerprint.clone()
     };
     let first = of("[{ user: one, pw: one-secret }, { user: two, pw: two-secret }]");
     assert_eq!(first, of("[ { user: one, pw: one-secret }, { user: two, pw: two-secret } ]"));
     assert_ne!(first, of("[{ user: one, pw: one-secret }, { user: two, pw: new-secret }]"));
     assert_ne!(first, of("[{ user: one, pw: one-secret }]"));
-    assert!(!first.contains("secret}") && !first.contains("one-secret") && !first.contains("two-secret"), "{first}");
+    assert!(first.len() == 64 && first.bytes().all(|b| b.is_ascii_hexdigit()), "a digest and nothing else: {first}");
 }
 
 #[test]
-fn a_fingerprint_changes_with_the_check_and_tells_no_secret() {
+fn a_fingerprint_changes_with_the_check_and_its_secrets() {
+    let place = tempfile::tempdir().expect("a scratch directory");
     let checks = |every: &str, password: &str| {
         format!(
             "service: s\nchecks:\n  - name: a\n    every: {every}\n    http: {{ url: \"https://probe:{password}@h.example.com/\", \
@@ -357,22 +363,14 @@ fn a_fingerprint_changes_with_the_check_and_tells_no_secret() {
         )
     };
     let of = |every: &str, password: &str| {
-        let config = load_texts("", &checks(every, password)).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        config.checks[0]
-            .fingerprint
-            .lines()
-            .filter(|line| !line.starts_with("directory"))
-            .collect::<Vec<_>>()
-            .join("\n")
+        let checks = checks(every, password);
+        let config = load_texts_at(place.path(), "", &checks).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        config.checks[0].fingerprint.clone()
     };
     let first = of("10s", "one-secret");
     assert_eq!(first, of("10000ms", "one-secret"), "another way to write the same");
     assert_ne!(first, of("20s", "one-secret"));
     assert_ne!(first, of("10s", "two-secret"), "another password is another check");
-    for secret in ["one-secret", "hunter2"] {
-        assert!(!first.contains(secret), "{first}");
-    }
-    assert!(first.contains("${env:TOKEN}"), "{first}");
 }
 
 #[test]

@@ -18,9 +18,9 @@ const BUSY_MAX: Duration = Duration::from_secs(1);
 /// Most observations read at once; the longest demo makes 14,400.
 const ROWS_MAX: u32 = 20_000;
 
-/// A minute in an observation's number, which is the attempt's beginning in milliseconds times 32,768: an attempt
+/// A minute in an observation's number, which is the attempt's beginning in milliseconds times 256: an attempt
 /// that took no longer than this is seen although others that began later have been told.
-const SLOWEST_IDS: i64 = 60_000 << 15;
+const SLOWEST_IDS: i64 = 60_000 << 8;
 
 /// Longest mail of which the headers are read.
 const MAIL_BYTES_MAX: u64 = 1024 * 1024;

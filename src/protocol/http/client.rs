@@ -1,6 +1,9 @@
 //! reqwest with its phases told apart: hooks in the resolver, the connector and the TLS session store mark the
 //! moments, and a guard carries them into the attempt even when it is dropped at its deadline.
 //!
+//! One client serves many checks (it takes kilobytes), and the hooks are the client's. Which check they are called for is
+//! told by the task they are called in: a client without a pool connects within the request, never in a task of its own.
+//!
 //! The order of the marks: the connector is called (connect) → the resolver is called (that was resolve) → the
 //! resolver returns (connect) → rustls looks for a session (tls) → the connector returns (exchange).
 
@@ -18,7 +21,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::{
     NamedGroup,
     client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
-    pki_types::ServerName,
+    pki_types::{CertificateDer, ServerName},
 };
 use tower::{Layer, Service};
 
@@ -26,12 +29,17 @@ use crate::{
     clock,
     observation::{Kind, Phase, Reason},
     protocol::wire::{
-        Attempt, Family, Net, Seen, below, certificate_facts, io_kind, io_text, tls_error_within, tls_failure,
+        Attempt, Family, Net, Seen, Witness, below, certificate_facts, io_kind, io_text, tls_error_within, tls_failure,
     },
 };
 
-/// What the hooks of one client share. Attempts of one check never overlap, so one slot is enough; it is emptied
-/// when an attempt begins.
+tokio::task_local! {
+    /// What the hooks called in this task are for.
+    pub static HOOKS: Arc<Hooks>;
+}
+
+/// What the hooks called for one check share. Its attempts never overlap, so one slot is enough; it is emptied when an
+/// attempt begins.
 #[derive(Default)]
 pub struct Hooks {
     slot: Mutex<Slot>,
@@ -59,6 +67,11 @@ impl fmt::Debug for Hooks {
 impl Hooks {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of the check that this task asks for, if it asks for one.
+    fn current() -> Option<Arc<Self>> {
+        HOOKS.try_with(Arc::clone).ok()
     }
 
     fn mark(&self, phase: Phase) {
@@ -146,7 +159,7 @@ impl Drop for Gathering<'_> {
 // The hooks
 
 /// The resolver of a client.
-pub struct ResolveHook(pub Arc<Hooks>);
+pub struct ResolveHook;
 
 /// A failed lookup on its way through the client.
 #[derive(Debug)]
@@ -162,14 +175,14 @@ impl std::error::Error for LookupFailed {}
 
 impl Resolve for ResolveHook {
     fn resolve(&self, name: Name) -> Resolving {
-        let hooks = self.0.clone();
         Box::pin(async move {
+            let none = || LookupFailed(Kind::Own, "the resolver was called outside of an attempt".into());
+            let hooks = Hooks::current().ok_or_else(none)?;
             hooks.mark_resolve();
             let (net, family, deadline) = {
                 let slot = hooks.slot();
                 (slot.net.clone(), slot.family, slot.deadline)
             };
-            let none = || LookupFailed(Kind::Own, "the resolver was called outside of an attempt".into());
             let net = net.ok_or_else(none)?;
             let addresses = net.resolver().lookup(name.as_str(), family, deadline).await;
             let addresses = addresses.map_err(|(kind, text)| LookupFailed(kind, text))?;
@@ -185,19 +198,33 @@ impl Resolve for ResolveHook {
 
 /// A session store that stores nothing and marks the moment at which a handshake begins.
 #[derive(Debug)]
-pub struct HandshakeHook(pub Arc<Hooks>);
+pub struct HandshakeHook;
 
 impl HandshakeHook {
     /// As the resumption of a configuration.
-    pub fn resumption(hooks: &Arc<Hooks>) -> Resumption {
-        Resumption::store(Arc::new(Self(hooks.clone())))
+    pub fn resumption() -> Resumption {
+        Resumption::store(Arc::new(Self))
+    }
+}
+
+/// Notes the chains that servers show.
+#[derive(Debug)]
+pub struct WitnessHook;
+
+impl Witness for WitnessHook {
+    fn shown(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) {
+        if let Some(hooks) = Hooks::current() {
+            hooks.seen.shown(leaf, rest);
+        }
     }
 }
 
 impl ClientSessionStore for HandshakeHook {
     fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
     fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        self.0.mark(Phase::Tls);
+        if let Some(hooks) = Hooks::current() {
+            hooks.mark(Phase::Tls);
+        }
         None
     }
     fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
@@ -213,19 +240,16 @@ impl ClientSessionStore for HandshakeHook {
 
 /// Marks the start and the end of the connector.
 #[derive(Clone)]
-pub struct ConnectHook(pub Arc<Hooks>);
+pub struct ConnectHook;
 
 /// A connector between two marks.
 #[derive(Clone)]
-pub struct Marked<S> {
-    inner: S,
-    hooks: Arc<Hooks>,
-}
+pub struct Marked<S>(S);
 
 impl<S> Layer<S> for ConnectHook {
     type Service = Marked<S>;
     fn layer(&self, inner: S) -> Marked<S> {
-        Marked { inner, hooks: self.0.clone() }
+        Marked(inner)
     }
 }
 
@@ -239,17 +263,19 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+        self.0.poll_ready(cx)
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        self.hooks.mark(Phase::Connect);
-        let connecting = self.inner.call(request);
-        let hooks = self.hooks.clone();
+        let hooks = Hooks::current();
+        if let Some(hooks) = &hooks {
+            hooks.mark(Phase::Connect);
+        }
+        let connecting = self.0.call(request);
         Box::pin(async move {
             let connected = connecting.await;
             // A failed connection stays in the phase in which it failed.
-            if connected.is_ok() {
+            if let (Ok(_), Some(hooks)) = (&connected, hooks) {
                 hooks.mark(Phase::Exchange);
             }
             connected

@@ -1,15 +1,17 @@
 //! TLS for every protocol: whom to trust, what the certificate says, and what exactly is wrong with it.
 //!
-//! The configuration of a check is built once; an attempt adds only a recorder of the chain, so that the certificate
+//! The configuration is built once for all checks that connect in the same way; an attempt adds only a recorder of the chain, so that the certificate
 //! is told even when it is refused. Sessions are never resumed: each attempt makes the full handshake, because what
 //! is watched is whether a newcomer gets in.
 
 use std::{
+    any::{Any, TypeId},
     borrow::Cow,
+    collections::HashMap,
     fmt,
     io::{self, ErrorKind},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use rustls::{
@@ -20,20 +22,18 @@ use rustls::{
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use tokio_rustls::TlsConnector;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{
-    Attempt, Net, Stream, io_kind, io_text,
-    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, provider},
+    Attempt, Net, Stream,
+    facts::{NAMES_MAX, certificate_facts, days_between},
+    io_kind, io_text,
+    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, Witness, provider},
 };
 use crate::{
     observation::{Kind, Phase, Reason, TlsFacts},
     options::Options,
     value::Timestamp,
 };
-
-/// Most names of a certificate that a reason lists; large providers put a hundred into one.
-const NAMES_MAX: usize = 5;
 
 /// How TLS connections are made, and whom they trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -125,16 +125,15 @@ impl TlsOptions {
                 None
             }
         };
-        good.then(|| TlsClient {
-            made_from: Arc::new(MadeFrom {
+        good.then(|| {
+            TlsClient::of(MadeFrom {
                 roots,
                 insecure: self.insecure,
                 name,
                 min_version: self.min_version,
                 identity,
                 alpn: alpn.iter().map(|p| p.as_bytes().to_vec()).collect(),
-            }),
-            built: Arc::default(),
+            })
         })
     }
 }
@@ -165,13 +164,19 @@ fn identity(certificate: &Path, key: &Path) -> Result<Identity, (&'static str, S
     Ok((chain, key_der))
 }
 
-/// How one check connects by TLS. Cheap to clone; the configuration is built at its first use.
+/// How a check connects by TLS. Cheap to clone; the configuration is built at its first use, once for all checks that
+/// connect in the same way.
 #[derive(Clone)]
-pub struct TlsClient {
-    made_from: Arc<MadeFrom>,
-    built: Arc<OnceLock<Result<Arc<Built>, String>>>,
+pub struct TlsClient(Arc<Connecting>);
+
+struct Connecting {
+    made_from: MadeFrom,
+    built: OnceLock<Result<Arc<Built>, String>>,
+    /// What protocols make of it.
+    made: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
+#[derive(PartialEq)]
 struct MadeFrom {
     roots: Vec<CertificateDer<'static>>,
     insecure: bool,
@@ -188,17 +193,41 @@ struct Built {
 
 impl fmt::Debug for TlsClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsClient").field("insecure", &self.made_from.insecure).finish_non_exhaustive()
+        f.debug_struct("TlsClient").field("insecure", &self.0.made_from.insecure).finish_non_exhaustive()
     }
 }
 
 impl TlsClient {
+    /// The one that is made from this already, or a new one.
+    fn of(made_from: MadeFrom) -> Self {
+        static ALL: Mutex<Vec<Weak<Connecting>>> = Mutex::new(Vec::new());
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = all.iter().filter_map(Weak::upgrade).find(|other| other.made_from == made_from) {
+            return Self(same);
+        }
+        all.retain(|other| other.strong_count() > 0);
+        let new = Arc::new(Connecting { made_from, built: OnceLock::new(), made: Mutex::default() });
+        all.push(Arc::downgrade(&new));
+        Self(new)
+    }
+
+    /// What a protocol makes of it for all checks that connect in this way: made at the first call, the same from then on.
+    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = made.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok());
+        known.unwrap_or_else(|| {
+            let new = Arc::new(make());
+            made.insert(TypeId::of::<T>(), new.clone());
+            new
+        })
+    }
+
     /// A configuration whose verifier records the chain into `seen`.
     ///
     /// # Errors
     /// When the options fit no configuration.
-    pub fn config(&self, net: &Net, seen: Arc<Seen>) -> Result<ClientConfig, String> {
-        let built = self.built.get_or_init(|| self.made_from.build(net).map(Arc::new)).clone()?;
+    pub fn config(&self, net: &Net, seen: Arc<dyn Witness>) -> Result<ClientConfig, String> {
+        let built = self.0.built.get_or_init(|| self.0.made_from.build(net).map(Arc::new)).clone()?;
         let mut config = built.config.clone();
         config.dangerous().set_certificate_verifier(Arc::new(Recorder { inner: built.verifier.clone(), seen }));
         Ok(config)
@@ -209,7 +238,7 @@ impl TlsClient {
     /// # Errors
     /// When the host can be no name of a certificate.
     pub fn server_name(&self, host: &str) -> Result<ServerName<'static>, String> {
-        match &self.made_from.name {
+        match &self.0.made_from.name {
             Some(name) => Ok(name.clone()),
             None => ServerName::try_from(host.strip_suffix('.').unwrap_or(host).to_owned())
                 .map_err(|_| format!("`{host}` can be no name of a certificate; set tls.server_name")),
@@ -218,7 +247,7 @@ impl TlsClient {
 
     /// Whether any certificate is accepted.
     pub fn insecure(&self) -> bool {
-        self.made_from.insecure
+        self.0.made_from.insecure
     }
 }
 
@@ -314,48 +343,6 @@ fn version_text(version: rustls::ProtocolVersion) -> String {
 /// IANA's name; rustls writes those of TLS 1.3 as `TLS13_…`.
 fn suite_text(suite: rustls::CipherSuite) -> String {
     format!("{suite:?}").replacen("TLS13_", "TLS_", 1)
-}
-
-/// What a chain's first certificate says; its version, cipher and ALPN are left empty.
-pub fn certificate_facts(chain: &[CertificateDer<'_>], at: Timestamp) -> TlsFacts {
-    let mut facts = TlsFacts {
-        version: String::new(),
-        cipher: None,
-        alpn: None,
-        subject: None,
-        issuer: None,
-        not_after: None,
-        days_left: None,
-    };
-    if let Some((_, leaf)) = chain.first().and_then(|leaf| X509Certificate::from_der(leaf).ok()) {
-        let not_after = expiry(&leaf);
-        facts.subject = Some(name_text(&leaf));
-        facts.issuer = Some(leaf.issuer().to_string());
-        facts.not_after = Some(not_after);
-        facts.days_left = Some(days_between(at, not_after));
-    }
-    facts
-}
-
-/// When a certificate ends.
-pub fn expiry(certificate: &X509Certificate<'_>) -> Timestamp {
-    Timestamp::from_millis(certificate.validity().not_after.timestamp().saturating_mul(1_000))
-}
-
-/// Whole days from one instant to another, negative when it is past.
-pub fn days_between(from: Timestamp, to: Timestamp) -> i64 {
-    to.as_millis().saturating_sub(from.as_millis()).div_euclid(86_400_000)
-}
-
-/// The subject; certificates without one (their names are in the extension) are told by their first names.
-fn name_text(certificate: &X509Certificate<'_>) -> String {
-    let subject = certificate.subject().to_string();
-    if !subject.is_empty() {
-        return subject;
-    }
-    let names = certificate.subject_alternative_name().ok().flatten();
-    let names = names.map(|names| names.value.general_names.iter().take(NAMES_MAX).map(ToString::to_string).collect());
-    names.map_or(String::new(), |names: Vec<String>| names.join(", "))
 }
 
 /// The TLS error that caused an error, however deep it lies.

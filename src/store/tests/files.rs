@@ -68,7 +68,8 @@ fn a_second_writer_is_refused_until_the_first_is_gone() {
 fn a_file_taken_away_is_noticed() {
     let place = Place::new();
     let mut writer = place.writer();
-    let keep = Keep { raw: Duration::from_secs(86_400), daily: Duration::from_secs(86_400) };
+    let day = Duration::from_secs(86_400);
+    let keep = Keep { raw: day, blocks: day, daily: day };
     writer.maintain(NOW, &keep).expect("it is there");
     fs::remove_file(&place.path).expect("removed");
     let error = writer.maintain(NOW, &keep).expect_err("it is gone");
