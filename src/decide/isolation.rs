@@ -143,8 +143,8 @@ impl Core {
     }
 
     fn summary(&self, now: Timestamp, isolation: Isolation, lasted: Duration) -> Alert {
-        let void = |t: &&Box<super::Tracked>| t.track.memory.void.is_some_and(|void| void.since >= isolation.since);
-        let checks = match self.tracks.values().filter(void).count() {
+        let void = |t: &super::Tracked| t.track.memory.void.is_some_and(|void| void.since >= isolation.since);
+        let checks = match self.tracks.values().filter(|t| void(t)).count() {
             0 => "no check was asked".to_owned(),
             1 => "1 check could not be judged".to_owned(),
             n => format!("{n} checks could not be judged"),

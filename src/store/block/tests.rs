@@ -1,3 +1,5 @@
+//! What goes into a block comes out of it; what is damaged does not.
+
 use proptest::{prelude::*, sample::select};
 
 use super::*;
