@@ -10,6 +10,7 @@ pub mod demo;
 pub mod history;
 pub mod incidents;
 pub mod logging;
+mod moment;
 pub mod outbox;
 pub mod output;
 pub mod past;

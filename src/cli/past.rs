@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use super::{
     Context, Failure, Format, Verdict,
+    moment::when,
     render::text::{Cell, Table, measured, tone_of},
 };
 use crate::{
     clock,
     observation::{Observation, Outcome},
     store::Reader,
-    value::{CheckName, TimeSpan, Timestamp},
+    value::{CheckName, Timestamp},
 };
 
 /// What was seen of a check: its attempts, the latest last
@@ -45,18 +46,6 @@ pub struct Args {
 
 /// Time looked back when nobody says.
 const SINCE: Duration = Duration::from_secs(86_400);
-
-/// A moment as people give it.
-fn when(text: &str) -> Result<Timestamp, String> {
-    let day = format!("{text}T00:00:00Z");
-    if let Ok(at) = text.parse::<Timestamp>().or_else(|_| day.parse()) {
-        return Ok(at);
-    }
-    let ago = text.parse::<TimeSpan>().map_err(|_| {
-        "a time such as 2026-11-22T12:00:00Z, a day such as 2026-11-22, or a span such as 2h is expected".to_owned()
-    })?;
-    Ok(clock::now() - ago.0)
-}
 
 /// Reads and shows it.
 pub fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
@@ -115,18 +104,6 @@ mod tests {
         cli::render::text::Screen,
         observation::{Accept, Delivery, Fate, Kind, Phase, Reason},
     };
-
-    #[test]
-    fn moments_are_read_as_people_give_them() {
-        let noon = Timestamp::from_millis(1_795_348_800_000);
-        assert_eq!(when("2026-11-22T12:00:00Z"), Ok(noon));
-        assert_eq!(when("2026-11-22"), Ok(noon - SINCE / 2));
-        let ago = clock::now().since(when("2h").expect("a span"));
-        assert!(ago >= Duration::from_secs(7_200) && ago < Duration::from_secs(7_260));
-        for text in ["", "yesterday", "2026-13-01", "12"] {
-            assert!(when(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn each_attempt_is_a_line_with_its_fate_and_reason() {

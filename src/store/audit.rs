@@ -5,15 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
 use super::{
-    encode::first_id_of_day,
     error::{Fault, StoreError},
     open, read,
     reader::Reader,
-    rows, summed,
+    rows, seal, sealed, summed,
 };
 use crate::{
     alert::Message,
@@ -71,14 +70,20 @@ const RULES: &[(&str, &str)] = &[
     ),
     (
         "a check's chain of observations leads to its earlier ones",
-        "SELECT count(*), min(o.id) FROM observation o WHERE o.id >= ?1 AND o.previous IS NOT NULL
-         AND o.id - o.previous >= ?1
-         AND NOT EXISTS (SELECT 1 FROM observation p WHERE p.id = o.id - o.previous AND p.check_id = o.check_id)",
+        // See `encode::linked`.
+        "SELECT count(*), min(o.id) FROM (
+             SELECT id, check_id, CASE previous & 1
+                 WHEN 0 THEN (((id >> 8) - (previous >> 4)) << 8) | ((previous >> 1) & 7)
+                 ELSE (((id >> 8) - (previous >> 9)) << 8) | ((previous >> 1) & 255) END AS earlier
+             FROM observation WHERE id >= ?1 AND previous IS NOT NULL) o
+         WHERE o.earlier >= ?1
+         AND NOT EXISTS (SELECT 1 FROM observation p WHERE p.id = o.earlier AND p.check_id = o.check_id)",
     ),
     (
         "the evidence of an observation is there",
         "SELECT count(*), min(o.id) FROM observation o WHERE o.id >= ?1 AND o.evidence IS NOT NULL
-         AND NOT EXISTS (SELECT 1 FROM evidence e WHERE e.id = o.evidence)",
+         AND NOT EXISTS (SELECT 1 FROM evidence e WHERE e.day = (o.id >> 8) / 86400000 AND e.check_id = o.check_id
+             AND e.number = o.evidence)",
     ),
     (
         "the latest observation of a check is there",
@@ -136,7 +141,7 @@ impl Reader {
         });
         audit.take("SQLite's own check", result)?;
         let rules = self.ask("checking it", |c| {
-            let from = raw_from(c)?;
+            let from = sealed::raw_from_id(c)?;
             for (rule, sql) in RULES {
                 let (count, first): (i64, Option<i64>) =
                     c.query_row(sql, params_from_iter([from]), |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -148,10 +153,11 @@ impl Reader {
         });
         audit.take("its tables can be compared", rules)?;
         type Pass = fn(&Connection, &mut Audit) -> Result<(), Fault>;
-        let passes: [(&'static str, Pass); 7] = [
+        let passes: [(&'static str, Pass); 8] = [
             ("its tables and views are those of this version", schema),
             ("it knows what it is", identity),
             ("observations can be read", observations),
+            ("sealed days can be read", sealed_days),
             ("incidents can be read", incidents),
             ("timelines can be read", timelines),
             ("alerts can be read", messages),
@@ -204,12 +210,6 @@ fn bytes(c: &Connection) -> Result<u64, Fault> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
-fn raw_from(c: &Connection) -> Result<i64, Fault> {
-    let day: Option<i64> =
-        c.query_row("SELECT value FROM meta WHERE key = 'raw_from'", [], |row| row.get(0)).optional()?;
-    Ok(day.map_or(0, first_id_of_day))
-}
-
 /// The schema as the migrations make it, against the one that is there.
 fn schema(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
     let all = |c: &Connection| -> Result<BTreeSet<(String, String, Option<String>)>, Fault> {
@@ -258,7 +258,27 @@ fn observations(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
         }
         true
     })?;
-    audit.observations = count;
+    audit.observations += count;
+    Ok(())
+}
+
+fn sealed_days(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
+    const RULE: &str = "sealed days can be read";
+    let mut statement = c.prepare("SELECT id FROM block ORDER BY id")?;
+    let mut rows = statement.query([])?;
+    let mut before = None;
+    while let Some(row) = rows.next()? {
+        let of = seal::day_and_check(row.get(0)?);
+        // Parts of one day and check are read together.
+        if before.replace(of) == Some(of) {
+            continue;
+        }
+        let (day, check) = of;
+        match sealed::day_of_check(c, check, day) {
+            Ok(all) => audit.observations += all.len() as u64,
+            Err(error) => audit.add(RULE, error.to_string()),
+        }
+    }
     Ok(())
 }
 

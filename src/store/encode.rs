@@ -59,6 +59,11 @@ pub(super) fn first_id_of_day(day: i64) -> i64 {
     first_id(Timestamp::from_millis(day.saturating_mul(DAY_MS)))
 }
 
+/// The day of a number.
+pub(super) fn day_of_id(id: i64) -> i64 {
+    (id >> SLOT_BITS) / DAY_MS
+}
+
 /// The number of a word, its position in `all`.
 fn code<T: PartialEq>(all: &[T], value: &T) -> i64 {
     all.iter().position(|v| v == value).map_or(i64::MAX, |i| i as i64)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{day::Latencies, encode};
+use super::{block, day::Latencies, encode};
 use crate::{
     alert::Message,
     incident::Incident,
@@ -17,6 +17,9 @@ pub fn columns(data: &[u8]) {
         assert_eq!(encode::unpack_phases(&packed), phases, "phases come back");
     }
     let _ = Latencies::from_bytes(data);
+    // With a digest that fits, or nothing of the block would be read.
+    let block = [data, &crc32fast::hash(data).to_le_bytes()[..]].concat();
+    let _ = (block::unpack(&block).is_ok(), block::points(&block).is_ok());
     let number = data.first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes));
     let _ = (encode::at_of(number).to_string(), encode::outcome_of(number), encode::fate_of(number));
     let Ok(json) = std::str::from_utf8(data) else { return };

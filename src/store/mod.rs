@@ -22,6 +22,7 @@ mod daily;
 mod day;
 mod encode;
 mod error;
+mod export;
 #[doc(hidden)]
 pub mod fuzz;
 mod health;
@@ -46,9 +47,10 @@ pub use self::{
     daily::Daily,
     day::Latencies,
     error::StoreError,
+    export::{Cursor, Exported},
     health::Replace,
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
-    reader::{CheckStatus, Cursor, Exported, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
     reserve::RESERVE_BYTES,
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
     sealed::Seen,

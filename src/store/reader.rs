@@ -260,58 +260,6 @@ impl Reader {
     }
 }
 
-/// Where a reading of many observations goes on; see [`Reader::export`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor(i64);
-
-/// A part of a reading of many observations.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Exported {
-    /// Observations with their checks' names.
-    pub rows: Vec<(CheckName, Observation)>,
-    /// Where the next part begins; `None` when there is no more.
-    pub next: Option<Cursor>,
-}
-
-impl Cursor {
-    /// Before the first observation of an instant.
-    pub fn at(at: Timestamp) -> Self {
-        Self(encode::first_id(at))
-    }
-}
-
-impl Reader {
-    /// Observations in order, from a place until before `to`, of one check or of all, at most `limit`. Each call is a transaction of
-    /// its own, so that whoever takes long over the answer keeps nothing from the writer.
-    pub fn export(
-        &self,
-        from: Cursor,
-        to: Timestamp,
-        check: Option<&CheckName>,
-        limit: usize,
-    ) -> Result<Exported, StoreError> {
-        self.ask("reading observations", |c| {
-            let (mut found, mut last, mut failed) = (Vec::new(), None, None);
-            read::each(c, from.0, encode::first_id(to), check, |id, name, read| {
-                last = Some(id);
-                let name = name.ok_or_else(|| Fault::Inconsistent(format!("observation {id} has no check")));
-                match name.and_then(|name| Ok((read::check_name(&name)?, read?))) {
-                    Ok(one) => found.push(one),
-                    Err(error) => failed = Some(error),
-                }
-                failed.is_none() && found.len() < limit
-            })?;
-            match failed {
-                Some(error) => Err(error),
-                None => {
-                    let next = last.filter(|_| found.len() >= limit).map(|id| Cursor(id.saturating_add(1)));
-                    Ok(Exported { rows: found, next })
-                }
-            }
-        })
-    }
-}
-
 /// Messages of channel ?1 that wait for no other.
 const HEADS: &str = "message m WHERE m.channel = ?1 AND m.state = 'pending' AND NOT EXISTS (
     SELECT 1 FROM message e WHERE e.channel = m.channel AND e.incident = m.incident AND e.state = 'pending' AND e.id < m.id)";

@@ -32,6 +32,11 @@ pub(super) fn block_id(day: i64, check: i64, part: i64) -> i64 {
     (day << (CHECK_BITS + PART_BITS)) | ((check & ((1 << CHECK_BITS) - 1)) << PART_BITS) | part
 }
 
+/// The day and the check of a block's number.
+pub(super) fn day_and_check(id: i64) -> (i64, i64) {
+    (id >> (CHECK_BITS + PART_BITS), (id >> PART_BITS) & ((1 << CHECK_BITS) - 1))
+}
+
 /// The first number of a day's blocks.
 pub(super) fn first_block_of_day(day: i64) -> i64 {
     block_id(day, 0, 0)

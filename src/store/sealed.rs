@@ -7,7 +7,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{
     block::{self, Mail, Row},
-    encode::{self, DAY_MS, SLOT_BITS, at_of, first_id},
+    encode::{self, DAY_MS, SLOT_BITS, at_of, day_of_id, first_id},
     error::{Fault, StoreError},
     read,
     reader::Reader,
@@ -262,10 +262,6 @@ pub(super) fn between(
     let left = at_most - found.len();
     found.extend(read::raw_between(c, check, from.max(raw_from), to, left)?);
     Ok(found)
-}
-
-fn day_of_id(id: i64) -> i64 {
-    (id >> SLOT_BITS) / DAY_MS
 }
 
 fn seen(id: i64, outcome: Outcome, latency_us: u64) -> Seen {

@@ -5,7 +5,7 @@ use crate::{
     alert::{Alert, MessageKind, MessageState},
     decide::StateRow,
     incident::{Edge, Entry, Severity, TimelineEntry, Vantage},
-    observation::{Observation, Outcome},
+    observation::{Accept, Delivery, Fate, Observation, Outcome},
 };
 
 fn at(second: i64) -> Timestamp {
@@ -215,4 +215,37 @@ fn timelines_have_a_bound_of_their_own() {
     }
     assert!(b.len() <= HELD_MAX, "{}", b.len());
     assert_eq!(b.commits.last().map(|c| c.timeline[0].at), Some(at(29_999)));
+}
+
+#[test]
+fn only_what_nobody_waits_for_is_gathered() {
+    let failed = |outcome| {
+        let mut commit = seen(1, 1);
+        commit.observation.as_mut().expect("an observation").1.outcome = outcome;
+        commit
+    };
+    let mut delivered = seen(1, 1);
+    delivered.observation.as_mut().expect("an observation").1.delivery =
+        Some(Delivery::new(Fate::Arrived, Accept::Accepted, 1));
+    let sending = Commit { sending: Some((check(1), Vec::new())), ..Commit::default() };
+    let hurried =
+        [failed(Outcome::Slow), failed(Outcome::Failed), failed(Outcome::Unknown), delivered, sending, state(1, 1)];
+    let now = Instant::now();
+    for commit in hurried {
+        let mut backlog = Backlog::default();
+        backlog.hold(vec![seen(2, 0)]);
+        backlog.written(1, now);
+        backlog.hold(vec![seen(2, 1)]);
+        assert!(!backlog.is_due(now), "a plain attempt waits");
+        backlog.hold(vec![commit]);
+        assert!(backlog.is_due(now), "and goes with what does not");
+    }
+    let mut backlog = Backlog::default();
+    backlog.hold(vec![seen(1, 0)]);
+    assert!(backlog.is_due(now), "after a rest it is written at once");
+    backlog.written(1, now);
+    backlog.hold(vec![seen(1, 1)]);
+    assert!(!backlog.is_due(now + GATHER_EVERY / 2) && backlog.is_due(now + GATHER_EVERY));
+    backlog.hold(vec![seen(1, 2); GATHER_MAX]);
+    assert!(backlog.is_due(now), "or when it is enough");
 }

@@ -8,7 +8,7 @@ use super::{DAY, KEEP, Place, at, check, generate, maintain, observed, restore};
 use crate::{
     decide::Commit,
     observation::{Accept, Correction, Delivery, Fate, Kind, Observation, Outcome, Phase, Reason},
-    store::{Keep, encode::DAY_MS},
+    store::{Cursor, Keep, encode::DAY_MS},
     value::{CheckName, Timestamp},
 };
 
@@ -46,6 +46,19 @@ fn everything(place: &Place) -> BTreeMap<CheckName, Vec<Observation>> {
         (name, found)
     });
     all.into()
+}
+
+/// The same by [`Reader::export`], in small parts; each check's in order.
+fn exported(place: &Place, only: Option<&CheckName>) -> BTreeMap<CheckName, Vec<Observation>> {
+    let reader = place.reader();
+    let mut all: BTreeMap<CheckName, Vec<Observation>> = BTreeMap::new();
+    let mut next = Some(Cursor::at(Timestamp::EPOCH));
+    while let Some(from) = next {
+        let part = reader.export(from, LATER, only, 7).expect("an export");
+        part.rows.into_iter().for_each(|(name, o)| all.entry(name).or_default().push(o));
+        next = part.next;
+    }
+    all
 }
 
 /// Sealed, an observation is what the row was: of an `ok` one times to 1 %, of any other all.
@@ -98,7 +111,13 @@ proptest! {
         let raw: i64 = place.sql().query_row("SELECT count(*) FROM observation", [], |r| r.get(0)).expect("a count");
         prop_assert!(raw <= NAMES.len() as i64, "only the latest of each check stays: {}", raw);
         let sealed = everything(&place);
+        let mut found: BTreeMap<_, _> = sealed.clone();
+        found.retain(|_, all| !all.is_empty());
+        prop_assert_eq!(exported(&place, None), found);
+        prop_assert_eq!(place.reader().check().expect("a check").findings, []);
         for (name, rows) in &rows {
+            let own: Vec<_> = exported(&place, Some(name)).into_values().flatten().collect();
+            prop_assert_eq!(&own, &sealed[name]);
             prop_assert_eq!(sealed[name].len(), rows.len());
             for (sealed, row) in sealed[name].iter().zip(rows) {
                 assert_kept(sealed, row);
