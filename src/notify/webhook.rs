@@ -19,7 +19,7 @@ mod template;
 
 use std::{
     error::Error as _,
-    io,
+    io::{self, Read},
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -200,11 +200,14 @@ fn template(options: &mut Options<'_>, raw: &Raw) -> Option<Body> {
 
 fn file(options: &mut Options<'_>, name: &str) -> Option<String> {
     let path = options.file(name);
-    let read = std::fs::metadata(&path).and_then(|metadata| {
-        if metadata.len() > TEMPLATE_BYTES_MAX {
+    let read = std::fs::File::open(&path).and_then(|file| {
+        let mut text = String::new();
+        // A device has no size, and may have no end.
+        file.take(TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > TEMPLATE_BYTES_MAX {
             return Err(io::Error::other(format!("larger than {TEMPLATE_BYTES_MAX} bytes")));
         }
-        std::fs::read_to_string(&path)
+        Ok(text)
     });
     match read {
         Ok(text) => Some(text),

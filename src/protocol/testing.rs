@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
+    sync::Mutex,
     time::Duration,
 };
 
@@ -55,6 +56,18 @@ fn told(problem: &Problem) -> String {
     };
     let path: Vec<String> = problem.path.iter().map(step).collect();
     format!("{}: {} ({})", path.join("."), problem.text, problem.hint.as_deref().unwrap_or_default())
+}
+
+/// What a scripted server has heard up to a probe's goodbye, which the probe does not see answered.
+pub fn said_until(said: &Mutex<Vec<String>>, goodbye: &str) -> Vec<String> {
+    let begun = clock::instant();
+    loop {
+        let said = said.lock().expect("no panic").clone();
+        if said.last().is_some_and(|last| last == goodbye) || begun.elapsed() > Duration::from_secs(10) {
+            return said;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Builds the probe and makes one attempt, dropped at its deadline as the runner does.

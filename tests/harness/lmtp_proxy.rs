@@ -106,6 +106,7 @@ struct State {
     answer: Answer,
     known: HashSet<(String, String)>,
     failures: Vec<String>,
+    settle: Option<Box<dyn FnMut() + Send>>,
 }
 
 struct Shared {
@@ -134,7 +135,7 @@ impl LmtpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let mangler = Mangler::new(seed, rates);
-        let state = State { mangler, answer: Answer::Plan, known: HashSet::new(), failures: Vec::new() };
+        let state = State { mangler, answer: Answer::Plan, known: HashSet::new(), failures: Vec::new(), settle: None };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new(), over: AtomicBool::new(false), target });
         let clock = shared.clone();
@@ -161,6 +162,11 @@ impl LmtpProxy {
     /// Another answer for the mails from now on.
     pub fn answer(&self, answer: Answer) {
         self.shared.state().answer = answer;
+    }
+
+    /// Has this done after each mail that is handed over, before the next one is.
+    pub fn settle(&self, each: impl FnMut() + Send + 'static) {
+        self.shared.state().settle = Some(Box::new(each));
     }
 
     /// Lets all that are kept go now.
@@ -306,6 +312,9 @@ fn hand_over(state: &mut State, target: SocketAddr, leaving: &Leaving<Mail>) -> 
     let answers = onward(target, &leaving.message);
     let refused = answers.iter().filter(|said| !said.starts_with('2'));
     state.failures.extend(refused.map(|said| format!("{}: {said}", leaving.token)));
+    if let Some(settle) = &mut state.settle {
+        settle();
+    }
     answers
 }
 

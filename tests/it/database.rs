@@ -42,6 +42,7 @@ fn a_database_is_checked_copied_and_exported_beside_its_daemon() {
     let place = place(&target);
     let daemon = place.start();
     until("there is an incident", || place.query("SELECT count(*) FROM incidents") == ["1"]);
+    until("both checks were asked again", || place.query("SELECT count(*) >= 4 FROM observations") == ["1"]);
     let checked = place.json(&["db", "check"]);
     assert_eq!((&checked["ok"], &checked["incidents"]), (&true.into(), &1.into()), "{checked}");
 
@@ -151,7 +152,7 @@ fn rows_that_contradict_each_other_are_found_beside_sqlites_own_check() {
         ),
         ("DELETE FROM incident_member", "its members are not those of its rows"),
         ("UPDATE incident SET json = replace(json, '}', ']')", "incident 1 cannot be read"),
-        ("UPDATE observation SET previous = 1 WHERE previous IS NOT NULL", "a check's chain of observations"),
+        ("UPDATE observation SET previous = 2 WHERE previous IS NOT NULL", "a check's chain of observations"),
         ("UPDATE state SET memory = '{'", "what checks go on from can be read"),
         ("DELETE FROM evidence", "the evidence of an observation is there"),
         ("DROP VIEW outbox", "the view `outbox` is missing or changed"),

@@ -297,6 +297,10 @@ fn mistakes_are_told_where_they_stand() {
             "{ url: 'http://x', template_file: absent.j2 }",
             "template_file: ./absent.j2 cannot be read: No such file or directory (os error 2)",
         ),
+        (
+            "{ url: 'http://x', template_file: /dev/zero }",
+            "template_file: /dev/zero cannot be read: larger than 65536 bytes",
+        ),
         ("{ url: 'http://x', content_type: text/plain }", "content_type: a content type without a template"),
         ("{ url: 'http://x', headers: { 'a b': c } }", "headers.a b: `a b` is no header"),
         ("{ url: 'http://x', headers: { a: \"x\\ny\" } }", "headers.a: a header's value is printable ASCII"),

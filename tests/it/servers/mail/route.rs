@@ -83,6 +83,10 @@ impl Route {
         );
         if unusual.in_order {
             more += &format!("smtpd_recipient_restrictions = check_policy_service inet:{}\n", gate.address);
+            // A mail that arrives while dovecot hands its list of mails to a reader is numbered later, perhaps after the
+            // next one. Whoever asks for the next number has all numbered first.
+            let mut reader = dovecot.client(USER);
+            proxy.settle(move || drop(reader.say("STATUS INBOX (UIDNEXT)")));
         }
         let postfix = Postfix::start_in(&more, &unusual.postfix_environment);
         Self { postfix, proxy, dovecot, ca, _gate: gate, _keys: keys }
