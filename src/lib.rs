@@ -14,9 +14,10 @@
 //!
 //! An attempt of a check becomes an [`Observation`](observation::Observation). [`Core`](decide::Core) turns it into
 //! one [`Commit`](decide::Commit): the observation, the check's new state, what changes in an incident, the messages
-//! to be sent. The [`store`] writes that as one transaction, or nothing of it. Only then is it shown to anybody: a
-//! message is sent because its row is there, and counts as sent when its receiver has said yes. So a crash at any
-//! moment loses nothing, and can at worst repeat a message under the same key.
+//! to be sent. The [`store`] writes that as one transaction, or nothing of it. A message is sent because its row is
+//! there, and counts as sent when its receiver has said yes. So a crash at any moment loses nothing that anybody was
+//! told or waits for (of attempts that were fine and changed nothing, a quarter of a second's), and can at worst repeat
+//! a message under the same key.
 //!
 //! # The modules, from the ground up
 //!
@@ -38,7 +39,7 @@
 //! | [`telemetry`] | | what bongsu tells of itself |
 //! | [`protocol`] | | the registry of what can be spoken, one file each; `wire`, the one dialer |
 //! | [`check`] | | what is asked: a probe, or a delivery from sender to receiver |
-//! | [`store`] | | SQLite: one writer, readers beside it, roll-ups, retention |
+//! | [`store`] | | SQLite: one writer, readers beside it, roll-ups, days sealed into blocks, retention |
 //! | [`notify`] | | the registry of channels; from a row of the outbox to a receiver who said yes |
 //! | [`web`] | | the control API on a Unix socket |
 //! | [`config`] | | YAML as typed, then resolved into values that cannot be wrong; exact mistakes; JSON Schema |

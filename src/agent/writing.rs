@@ -202,8 +202,9 @@ impl Beating {
     }
 }
 
-/// Whether trying again cannot help: another process that reads what is there anew can. A file found damaged is not among it: what is in memory is sound, and an agent
-/// that goes on watching and telling is worth more than one that cannot start again.
+/// Whether trying again cannot help: another process that reads what is there anew can. A file found damaged is not among
+/// it: what is in memory is sound, and an agent that goes on watching and telling is worth more than one that cannot
+/// start again.
 fn is_final(error: &StoreError) -> bool {
     matches!(error, StoreError::Inconsistent { .. })
 }
