@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Plan, Refused, StateRow},
+    decide::{Commit, Core, Event, Known, Plan, Refused, StateRow},
     detect::{Pace, State},
     incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched, Writer},
@@ -248,11 +248,11 @@ impl Beating {
         rename(&mut writer, &setup.renames)?;
         let past = restore(&mut writer, &setup, now)?;
         outlets.board.publish(&past.messages);
-        let last = past
-            .checks
-            .iter()
-            .filter_map(|(name, (_, observations))| Some((name.clone(), observations.last()?.into())))
-            .collect();
+        let checks = setup.plan.checks.len();
+        let mut last = HashMap::with_capacity(checks);
+        let latest =
+            |(name, (_, observations)): (&CheckName, &Known)| Some((name.clone(), observations.last()?.into()));
+        last.extend(past.checks.iter().filter_map(latest));
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
         outlets.board.hold(core.isolation().is_some());
         let mut beating = Self {
@@ -261,7 +261,7 @@ impl Beating {
             backlog: Backlog::default(),
             setup,
             last,
-            states: HashMap::new(),
+            states: HashMap::with_capacity(checks),
             outlets,
             beat: pulse.begin(Part::Core, STEP_MAX),
             written: clock::instant(),

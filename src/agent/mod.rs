@@ -19,6 +19,7 @@ mod past;
 mod pulse;
 mod service;
 mod stall;
+mod stop;
 mod trial;
 mod vantage;
 mod writing;
@@ -40,6 +41,7 @@ use self::{
     checks::Runner,
     heart::{Heart, Job, Reply, Setup},
     pulse::{Part, Pulse},
+    stop::Stop,
     vantage::Vantage,
 };
 pub use self::{heart::HeartError, trial::try_channel};
@@ -124,13 +126,13 @@ struct Running {
 /// A task that can be asked to end.
 struct Task {
     fingerprint: Arc<str>,
-    stop: watch::Sender<bool>,
+    stop: Arc<Stop>,
     handle: JoinHandle<()>,
 }
 
 impl Task {
     async fn end(self) {
-        self.stop.send_replace(true);
+        self.stop.wish();
         if tokio::time::timeout(STOP_MAX, self.handle).await.is_err() {
             tracing::warn!("a task did not end in time and was abandoned");
         }
@@ -234,9 +236,9 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, Un
         reload_error: Mutex::new(None),
         reload_owed: AtomicBool::new(false),
         running: tokio::sync::Mutex::new(Running {
+            checks: HashMap::with_capacity(config.checks.len()),
             config: Arc::new(config),
             net,
-            checks: HashMap::new(),
             channels: BTreeMap::new(),
         }),
     });
@@ -322,16 +324,14 @@ async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>)
 impl Shared {
     fn start_channels(&self, running: &mut Running) {
         for (name, configured) in &running.config.channels {
-            let (stop, mut stopped) = watch::channel(false);
+            let stop = Arc::new(Stop::default());
+            let stopped = stop.clone();
             let beat = self.pulse.begin(Part::Channel(name.clone()), notify::worker::SLEEP_MAX);
             let (board, jobs, telemetry) = (self.board.clone(), self.jobs.clone(), self.telemetry.clone());
             let queue = board::Line::new(name.clone(), board, jobs, telemetry, beat);
             let (channel, net, task_name) = (configured.channel.clone(), running.net.clone(), name.clone());
             let handle = tokio::spawn(async move {
-                let wait = async move {
-                    let _ = stopped.wait_for(|stop| *stop).await;
-                };
-                notify::worker::run(task_name, channel, net, queue, wait).await;
+                notify::worker::run(task_name, channel, net, queue, stopped.wished()).await;
             });
             running.channels.insert(name.clone(), Task { fingerprint: Arc::default(), stop, handle });
         }
@@ -349,7 +349,7 @@ impl Shared {
                 tracing::warn!(check = %check.name, "is never due");
                 continue;
             };
-            let (stop, stopped) = watch::channel(false);
+            let stop = Arc::new(Stop::default());
             let runner = Runner {
                 check: check.clone(),
                 net: running.net.clone(),
@@ -357,10 +357,11 @@ impl Shared {
                 telemetry: self.telemetry.clone(),
                 permits: permits.clone(),
                 beat: self.pulse.begin(Part::Check(check.name.clone()), checks::BEGIN_MAX),
+                stop: stop.clone(),
                 sight: self.sight.clone(),
                 behind: self.behind.clone(),
             };
-            let handle = tokio::spawn(runner.run(first, stopped));
+            let handle = tokio::spawn(runner.run(first));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
         }
     }
@@ -476,7 +477,7 @@ impl Shared {
         let checks: Vec<Task> = running.checks.drain().map(|(_, t)| t).collect();
         let channels: Vec<Task> = std::mem::take(&mut running.channels).into_values().collect();
         for task in checks.iter().chain(&channels) {
-            task.stop.send_replace(true);
+            task.stop.wish();
         }
         let all = futures_util::future::join_all(checks.into_iter().chain(channels).map(Task::end));
         if tokio::time::timeout(TASKS_STOP_MAX, all).await.is_err() {

@@ -24,14 +24,14 @@ use crate::{
     value::{CheckName, Labels, Timestamp},
 };
 
-/// A check as resolved from YAML.
+/// A check as resolved from YAML. What is usually the same for many of them, they share.
 pub struct Check {
     /// `service/check`.
     pub name: CheckName,
     /// The service's title, for people.
-    pub title: String,
+    pub title: Arc<str>,
     /// Labels of the service and the check.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// When it is asked.
     pub schedule: Schedule,
     /// How it is asked.
@@ -39,9 +39,9 @@ pub struct Check {
     /// What is asked.
     pub ask: Arc<dyn Ask>,
     /// When it counts as suspect, down, degraded.
-    pub thresholds: Thresholds,
+    pub thresholds: Arc<Thresholds>,
     /// Checks this one cannot work without.
-    pub depends_on: Vec<CheckName>,
+    pub depends_on: Arc<[CheckName]>,
     /// The name its history is kept under, if it was renamed.
     pub formerly: Option<CheckName>,
     /// The YAML of the check after defaults, secrets unresolved: two equal texts are the same check at reload.

@@ -80,7 +80,8 @@ impl Ask for ProbeAsk {
     }
 
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>> {
-        Box::pin(std::future::ready(None))
+        // Not `ready`, which would hold the place of a correction for as long as it is waited for.
+        Box::pin(async { None })
     }
 }
 

@@ -6,8 +6,8 @@
 use std::os::unix::fs::MetadataExt;
 
 use tracing_subscriber::{
-    EnvFilter, Layer, Registry,
-    filter::{FilterExt, filter_fn},
+    Layer, Registry,
+    filter::{FilterExt, LevelFilter, Targets, filter_fn},
     layer::SubscriberExt,
     util::SubscriberInitExt,
 };
@@ -15,15 +15,15 @@ use tracing_subscriber::{
 use super::Failure;
 
 /// What is logged when `RUST_LOG` says nothing. Crates below are quiet: their failures reach us as values.
-const DEFAULT: &str = "info";
+const DEFAULT: LevelFilter = LevelFilter::INFO;
 
 /// Starts logging, in colour if wanted. To be called once, by commands that run on.
 pub fn start(colour: bool) -> Result<(), Failure> {
     let filter = match std::env::var("RUST_LOG") {
-        Ok(text) if !text.trim().is_empty() => EnvFilter::try_new(&text).map_err(|e| {
+        Ok(text) if !text.trim().is_empty() => text.parse::<Targets>().map_err(|e| {
             Failure::usage(format!("RUST_LOG=`{text}` is not a log filter ({e}); try info or bongsu=debug"))
         })?,
-        _ => EnvFilter::new(DEFAULT),
+        _ => Targets::new().with_default(DEFAULT),
     };
     let layer = layer(std::env::var("JOURNAL_STREAM").ok().as_deref(), colour);
     let started = Registry::default().with(layer.with_filter(filter.and(filter_fn(is_safe)))).try_init();

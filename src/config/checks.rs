@@ -136,16 +136,22 @@ pub(super) fn resolve(
     }
     let mut edges = Edges::new();
     let mut formerly: BTreeMap<CheckName, (usize, Path)> = BTreeMap::new();
-    for draft in &drafts {
-        let depends_on = depends_on(draft, &checks, notes);
-        let formerly = former_name(draft, &checks, &mut formerly, notes);
+    // One after the other goes: ten thousand of them are megabytes.
+    for draft in drafts {
+        let depends_on = depends_on(&draft, &checks, notes);
+        let formerly = former_name(&draft, &checks, &mut formerly, notes);
         let file = &files[draft.file];
-        if let Some((mut check, asked)) = build(draft, file, general, now, secrets, notes) {
-            check.title =
-                titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
+        if let Some((mut check, asked)) = build(&draft, file, general, now, secrets, notes) {
+            let title = titles.get(&check.name.service()).cloned().unwrap_or_else(|| check.name.service().to_string());
+            if let Some(before) = checks.checks.last() {
+                share(&mut check.labels, &before.labels);
+                share(&mut check.thresholds, &before.thresholds);
+            }
+            let before = checks.checks.last().map(|before| &before.title).filter(|before| ***before == *title);
+            check.title = before.cloned().unwrap_or_else(|| title.into());
             check.depends_on = depends_on.iter().map(|(name, _)| name.clone()).collect();
             check.formerly = formerly;
-            check.fingerprint = fingerprint(&check, draft, &asked, nameservers).into();
+            check.fingerprint = fingerprint(&check, &draft, &asked, nameservers).into();
             checks.checks.push(Arc::new(check));
         }
         edges.insert(draft.name.clone(), depends_on);
@@ -370,6 +376,13 @@ fn dependency_cycles(edges: &Edges<'_>, notes: &mut Notes) {
 // ---------------------------------------------------------------------------------------------------------------
 // The check itself
 
+/// Lets two that are the same be one in memory.
+fn share<T: PartialEq>(it: &mut Arc<T>, with: &Arc<T>) {
+    if it == with {
+        it.clone_from(with);
+    }
+}
+
 /// The check, and the options its question was built from.
 fn build(
     draft: &Draft<'_>,
@@ -402,13 +415,13 @@ fn build(
     labels.extend(draft.raw.labels.clone());
     let check = Check {
         name: draft.name.clone(),
-        title: String::new(),
-        labels,
+        title: Arc::default(),
+        labels: Arc::new(labels),
         schedule,
         settings,
         ask,
-        thresholds,
-        depends_on: Vec::new(),
+        thresholds: Arc::new(thresholds),
+        depends_on: Arc::default(),
         formerly: None,
         fingerprint: Arc::default(),
     };

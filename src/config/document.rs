@@ -38,8 +38,8 @@ pub(super) struct Document {
     pub directory: PathBuf,
     /// Its text.
     pub text: String,
-    /// Its value, as written.
-    pub raw: Value,
+    /// Its value as written, where `value` may differ from it.
+    raw: Option<Value>,
     /// Its value with secrets in place of references.
     pub value: Value,
     /// Texts with references, in pieces.
@@ -62,13 +62,29 @@ impl Document {
         Ok(Self {
             file: file.into(),
             directory,
-            value: parsed.value.clone(),
-            raw: parsed.value,
+            raw: may_refer(&parsed.value).then(|| parsed.value.clone()),
+            value: parsed.value,
             templates: Templates::new(),
             duplicates: parsed.duplicates,
             problems: parsed.problems,
             text,
         })
+    }
+
+    /// Its value, as written.
+    pub fn raw(&self) -> &Value {
+        self.raw.as_ref().unwrap_or(&self.value)
+    }
+}
+
+/// Whether some text in it may hold a reference.
+fn may_refer(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('$'),
+        Value::Sequence(items) => items.iter().any(may_refer),
+        Value::Mapping(entries) => entries.values().any(may_refer),
+        Value::Tagged(tagged) => may_refer(&tagged.value),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -430,6 +446,20 @@ mod tests {
             ]
         );
         assert_eq!(bad.value, plain("{ a: {}, b: [1], c: x }"));
+    }
+
+    #[test]
+    fn what_may_refer_is_kept_as_written() {
+        for (text, expected) in [
+            ("a: b", false),
+            ("a: '${env:X}'", true),
+            ("a: [1, { b: !t '${env:X}' }]", true),
+            // Only the value shows it, not the text of the file.
+            ("a: \"\\x24{env:X}\"", true),
+            ("a: &x ['${file:x}']\nb: *x", true),
+        ] {
+            assert_eq!(may_refer(&plain(text)), expected, "{text}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
         map.insert(key.into(), value);
     };
     put("name", check.name.as_str().into());
-    put("title", check.title.as_str().into());
+    put("title", (*check.title).into());
     put("labels", Value::Mapping(check.labels.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect()));
     match &check.schedule {
         Schedule::Every(every) => put("every", TimeSpan(*every).to_string().into()),

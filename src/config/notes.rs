@@ -187,7 +187,7 @@ const PIECE_CHARS: usize = 4;
 /// A message without secrets. Where the value itself came through a reference, not even pieces of it are left: a
 /// message may have cut it short.
 fn masked(text: &str, document: &Document, path: &[Segment], masker: &Masker) -> String {
-    match (at(&document.raw, path), at(&document.value, path)) {
+    match (at(document.raw(), path), at(&document.value, path)) {
         (Some(Value::String(raw)), Some(Value::String(value))) if raw != value => hiding(text, raw, value, masker),
         _ => masker.mask(text).into_owned(),
     }
@@ -362,6 +362,6 @@ impl<'d> Place<'d> {
 
     /// The value as written, references unresolved.
     pub fn raw(&self) -> &'d Value {
-        at(&self.document.raw, &self.path).unwrap_or(&NULL)
+        at(self.document.raw(), &self.path).unwrap_or(&NULL)
     }
 }

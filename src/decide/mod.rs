@@ -12,6 +12,7 @@ mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -138,17 +139,17 @@ pub struct StateRow {
     pub memory: serde_json::Value,
 }
 
-/// What the core must know of a check.
+/// What the core must know of a check; shared with others where it is the same.
 #[derive(Clone, Debug)]
 pub struct CheckPlan {
     /// The service's title.
-    pub title: String,
+    pub title: Arc<str>,
     /// Labels of service and check.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// When it is suspect, down, degraded.
-    pub thresholds: Thresholds,
+    pub thresholds: Arc<Thresholds>,
     /// Checks it cannot work without.
-    pub depends_on: Vec<CheckName>,
+    pub depends_on: Arc<[CheckName]>,
 }
 
 /// What the core must know of the configuration.
@@ -203,18 +204,28 @@ pub type Known = (Option<Memory>, Vec<Observation>);
 #[derive(Default)]
 struct Tracked {
     track: Track,
-    stored: Option<Memory>,
+    /// The digest of the memory that is stored.
+    stored: Option<u64>,
+}
+
+/// What tells one memory from another. That two differ and are taken for the same costs a restart the latest change of
+/// one check, and happens less often than that the disk forgets it.
+fn digest(memory: &Memory) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    memory.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl Tracked {
     /// A detector as it was. Trouble that no open incident knows of (the check had left the configuration) is
     /// forgotten, so that it is detected, and told, anew.
     fn restore((stored, recent): Known, thresholds: &Thresholds, in_trouble: bool) -> Self {
-        let mut memory = stored.clone().unwrap_or_default();
+        let digest = stored.as_ref().map(digest);
+        let mut memory = stored.unwrap_or_default();
         if memory.trouble.is_some() && !in_trouble {
             memory = Memory { last_good: memory.last_good, ..Memory::default() };
         }
-        Self { track: Track::restore(memory, thresholds, &recent), stored }
+        Self { track: Track::restore(memory, thresholds, &recent), stored: digest }
     }
 }
 
@@ -365,14 +376,14 @@ impl Core {
     fn store_state(&mut self, check: &CheckName, commit: &mut Commit) {
         let Some(tracked) = self.tracks.get_mut(check) else { return };
         let durable = tracked.track.durable();
-        if tracked.stored.as_ref() == Some(&durable) {
+        let digest = digest(&durable);
+        if tracked.stored.replace(digest) == Some(digest) {
             return;
         }
         // A memory holds only maps with text keys, numbers and texts, which JSON can always hold.
         let memory = serde_json::to_value(&durable).unwrap_or_default();
         let row = StateRow { check: check.clone(), state: durable.state.as_str(), since: durable.since, memory };
         commit.state = Some(row);
-        tracked.stored = Some(durable);
     }
 
     /// The open incident a check is a lasting or former member of.

@@ -74,15 +74,15 @@ fn step(after_s: u64, to: &str, repeat_s: Option<u64>) -> Step {
 }
 
 fn plan(routes: Vec<Route>) -> Plan {
-    let thresholds = Thresholds { failures: 2, recoveries: 1, ..Thresholds::default() };
+    let thresholds = Arc::new(Thresholds { failures: 2, recoveries: 1, ..Thresholds::default() });
     let checks = ["mail/in", "mail/out", "chat/web"]
         .map(|c| {
             let depends_on = if c == "chat/web" { vec![check("mail/in")] } else { vec![] };
             let plan = CheckPlan {
-                title: format!("Title of {c}"),
-                labels: Labels::from([("dc".into(), "gasan".into())]),
+                title: format!("Title of {c}").into(),
+                labels: Arc::new(Labels::from([("dc".into(), "gasan".into())])),
                 thresholds: thresholds.clone(),
-                depends_on,
+                depends_on: depends_on.into(),
             };
             (check(c), plan)
         })

@@ -27,7 +27,7 @@ const NAMES_MAX: usize = 5;
 
 /// The accounts that are failing, or are suspected to be. Only what must survive a restart: it changes when an account
 /// fails or recovers, not with each attempt.
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Accounts {
     /// How many accounts the check has.
     of: u32,
@@ -39,7 +39,7 @@ pub struct Accounts {
 }
 
 /// An account that failed lately.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Troubled {
     /// Failures in a row, up to [`CONFIRMED`].
     bad: u8,

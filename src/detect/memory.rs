@@ -6,7 +6,7 @@ use super::{Edge, Severity, State, accounts::Accounts};
 use crate::{observation::Reason, value::Timestamp};
 
 /// Confirmed bad service in progress.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Trouble {
     /// How bad it is.
     pub severity: Severity,
@@ -17,7 +17,7 @@ pub struct Trouble {
 }
 
 /// Observations of one sign in a row.
-#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Run {
     /// How many; 0 when there is none.
     pub count: u32,
@@ -32,7 +32,7 @@ pub struct Run {
 }
 
 /// That a check could not be judged because the agent was isolated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Void {
     /// Since when the agent was isolated.
     pub since: Timestamp,
@@ -41,7 +41,7 @@ pub struct Void {
 }
 
 /// What the detector must remember across a restart.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Memory {
     /// The state.
     pub state: State,

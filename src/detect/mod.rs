@@ -59,7 +59,7 @@ impl fmt::Display for Severity {
 
 /// Between which two observations something changed: after `after` (absent when nothing was seen before), at the
 /// latest `by`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Edge {
     /// The last observation on the old side.
     pub after: Option<Timestamp>,

@@ -69,6 +69,10 @@ impl Window {
     /// need) and beyond [`SAMPLES_MAX`].
     pub fn push(&mut self, sample: Sample, span: Duration) {
         let keep_from = sample.at - span;
+        if self.samples.len() == self.samples.capacity() {
+            // By so much more, not twice as much: a window that is full grows no more.
+            self.samples.reserve_exact(self.samples.len() / 4 + 4);
+        }
         self.samples.push_back(sample);
         while self.samples.len() > SAMPLES_MAX
             || (self.samples.len() > flapping::OBSERVATIONS && self.samples.front().is_some_and(|s| s.at < keep_from))

@@ -26,7 +26,7 @@ mod options;
 use std::{
     borrow::Cow,
     net::IpAddr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
 };
 
 use reqwest::{
@@ -78,22 +78,25 @@ pub static HTTP: Protocol = Protocol {
     receive: None,
 };
 
-/// A resolved `http` probe.
+/// A resolved `http` probe. What few checks have is in a box, for there are thousands.
 struct HttpProbe {
     url: Url,
     method: Method,
-    headers: HeaderMap,
+    headers: Option<Box<HeaderMap>>,
     authorization: Option<HeaderValue>,
     body: Option<Secret>,
     redirects: usize,
     body_max: usize,
     version: Option<Version>,
-    proxy: Option<reqwest::Proxy>,
+    proxy: Option<Box<Proxied>>,
     tls: TlsClient,
-    expect: Expect,
-    hooks: Arc<Hooks>,
-    /// Of a check with a proxy: the others share theirs.
-    own_client: OnceLock<Result<Client, String>>,
+    expect: Option<Box<Expect>>,
+}
+
+/// A proxy, and the client that goes through it: other checks share theirs.
+struct Proxied {
+    proxy: reqwest::Proxy,
+    client: OnceLock<Result<Client, String>>,
 }
 
 /// The client of all checks that connect in the same way.
@@ -130,17 +133,15 @@ impl HttpProbe {
         Some(Self {
             url: address?.url,
             method: method?,
-            headers: headers?,
+            headers: Some(headers?).filter(|headers| !headers.is_empty()).map(Box::new),
             authorization: authorization?,
             body: raw.body,
             redirects: redirects?,
             body_max: body_max?,
             version: raw.version,
-            proxy: proxy?,
+            proxy: proxy?.map(|proxy| Box::new(Proxied { proxy, client: OnceLock::new() })),
             tls: tls?,
-            expect: raw.expect,
-            hooks: Arc::default(),
-            own_client: OnceLock::new(),
+            expect: Some(raw.expect).filter(|expect| !expect.is_usual()).map(Box::new),
         })
     }
 
@@ -170,28 +171,34 @@ impl HttpProbe {
                 Some(Version::V1) => builder.http1_only(),
                 Some(Version::V2) => builder.http2_prior_knowledge(),
             };
-            if let Some(proxy) = &self.proxy {
-                builder = builder.proxy(proxy.clone());
+            if let Some(proxied) = &self.proxy {
+                builder = builder.proxy(proxied.proxy.clone());
             }
             builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", e.without_url()))
         };
-        match self.proxy {
-            Some(_) => self.own_client.get_or_init(build).clone(),
+        match &self.proxy {
+            Some(proxied) => proxied.client.get_or_init(build).clone(),
             None => self.tls.shared(|| Shared(build())).0.clone(),
         }
     }
 
-    async fn attempt(&self, cx: &mut Attempt) -> Result<(), Reason> {
-        HOOKS.scope(self.hooks.clone(), self.attempt_hooked(cx)).await
+    fn expect(&self) -> &Expect {
+        static USUAL: LazyLock<Expect> = LazyLock::new(Expect::default);
+        self.expect.as_deref().unwrap_or(&USUAL)
     }
 
-    async fn attempt_hooked(&self, cx: &mut Attempt) -> Result<(), Reason> {
+    async fn attempt(&self, cx: &mut Attempt) -> Result<(), Reason> {
+        let hooks = Arc::new(Hooks::new(cx));
+        HOOKS.scope(hooks.clone(), self.attempt_hooked(cx, &hooks)).await
+    }
+
+    async fn attempt_hooked(&self, cx: &mut Attempt, hooks: &Hooks) -> Result<(), Reason> {
         let client = self.client(cx.net()).map_err(|text| cx.fail(Kind::Own, text))?;
-        let mut gathering = Gathering::begin(cx, &self.hooks);
+        let mut gathering = Gathering::begin(cx, hooks);
         let answer = self.ask(&client, &mut gathering).await?;
         let evidence = self.read(&mut gathering, answer).await?;
         gathering.cx.end_phase();
-        self.expect.judge(&evidence).map_err(|(phase, kind, text)| {
+        self.expect().judge(&evidence).map_err(|(phase, kind, text)| {
             let reason = gathering.cx.fail(kind, self.hidden(&text));
             Reason { phase, ..reason }
         })
@@ -208,7 +215,7 @@ impl HttpProbe {
             let target = answer.headers().get(LOCATION);
             let follows = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
             let (true, Some(target)) = (follows && self.redirects > 0, target) else { return Ok(answer) };
-            if self.expect.wants_redirect(status.as_u16()) {
+            if self.expect().wants_redirect(status.as_u16()) {
                 return Ok(answer);
             }
             let target = String::from_utf8_lossy(target.as_bytes()).into_owned();
@@ -263,7 +270,9 @@ impl HttpProbe {
         let mut request = client.request(method.clone(), url.clone());
         request = request.header(USER_AGENT, concat!("bongsu/", env!("CARGO_PKG_VERSION")));
         if url.origin() == self.url.origin() {
-            request = request.headers(self.headers.clone());
+            if let Some(headers) = self.headers.as_deref() {
+                request = request.headers(headers.clone());
+            }
             if let Some(authorization) = &self.authorization {
                 request = request.header(AUTHORIZATION, authorization.clone());
             }
@@ -288,7 +297,7 @@ impl HttpProbe {
 
     /// Reads the body as far as it is allowed.
     async fn read(&self, gathering: &mut Gathering<'_>, mut answer: Response) -> Result<Evidence, Reason> {
-        let headers = answer.headers().iter().filter(|(name, _)| self.expect.wants_header(name.as_str()));
+        let headers = answer.headers().iter().filter(|(name, _)| self.expect().wants_header(name.as_str()));
         let headers = headers.map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()));
         let facts = gathering.cx.tls_facts();
         let certificate = facts.and_then(|facts| facts.not_after.zip(facts.days_left));
@@ -311,7 +320,7 @@ impl HttpProbe {
             evidence.cut = chunk.len() > room;
             let taken = &chunk[..chunk.len().min(room)];
             bytes += taken.len();
-            if self.expect.wants_body() || gathering.cx.explains() {
+            if self.expect().wants_body() || gathering.cx.explains() {
                 evidence.body.extend_from_slice(taken);
             }
             if evidence.cut {
@@ -324,7 +333,7 @@ impl HttpProbe {
             let beginning = one_line(&String::from_utf8_lossy(beginning), SHOWN_CHARS_MAX);
             gathering.cx.received(self.hidden(&beginning));
         }
-        if evidence.cut && self.expect.wants_body() {
+        if evidence.cut && self.expect().wants_body() {
             let text = format!("the body is longer than body_max, {} bytes", self.body_max);
             return Err(gathering.cx.fail(Kind::TooLarge, text));
         }

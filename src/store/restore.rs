@@ -86,6 +86,7 @@ impl Writer {
         let Self { connection, known: all, .. } = self;
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut recent = BTreeMap::new();
+        all.reserve(watched.len().saturating_sub(all.len()));
         for w in watched {
             let hold = w.interval.saturating_mul(HOLD_INTERVALS).clamp(HOLD_MIN, HOLD_MAX);
             let id = known(&tx, all, &w.check)?.id;

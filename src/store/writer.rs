@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -28,7 +29,7 @@ use crate::{
 /// addresses in turn is still steady. Of a check with several accounts, so many for each of them.
 const EVIDENCE_KEPT: usize = 4;
 
-/// Most of them, whatever the accounts: a few hundred bytes each, looked through at every observation.
+/// Most of them, whatever the accounts: they are looked through at every observation.
 const EVIDENCE_KEPT_MAX: usize = 256;
 
 /// New pieces of evidence written per check and hour for observations that are fine, beside those of each account. A
@@ -55,8 +56,8 @@ pub(super) struct Known {
     pub id: i64,
     /// Its latest observation.
     pub latest: Option<i64>,
-    /// Evidence written lately: text, day, number; the last used first.
-    evidence: Vec<(String, i64, i64)>,
+    /// Evidence written lately: digest of its text, day, number; the last used first.
+    evidence: Vec<(u64, i64, i64)>,
     /// The hour (since 1970) and how many pieces of evidence were written for plain observations in it.
     written: (i64, u32),
     /// The day of the evidence written last, and the number of the next piece of that day.
@@ -268,7 +269,8 @@ impl Writing<'_> {
         let (at, day) = (o.at, day_of(o.at));
         let accounts = o.account.as_ref().map_or(1, |account| account.of.max(1)) as usize;
         let kept = EVIDENCE_KEPT.saturating_mul(accounts).min(EVIDENCE_KEPT_MAX);
-        if let Some(found) = known.evidence.iter().position(|(text, of, _)| *of == day && *text == json) {
+        let digest = digest(&json);
+        if let Some(found) = known.evidence.iter().position(|(of, on, _)| (*on, *of) == (day, digest)) {
             let used = known.evidence.remove(found);
             let id = used.2;
             known.evidence.insert(0, used);
@@ -286,7 +288,9 @@ impl Writing<'_> {
         }
         let id = insert_evidence(self.tx, known, day, &json)?;
         known.evidence.truncate(kept - 1);
-        known.evidence.insert(0, (json, day, id));
+        // For most checks it stays the only one.
+        known.evidence.reserve_exact(1);
+        known.evidence.insert(0, (digest, day, id));
         Ok(Some(id))
     }
 
@@ -466,6 +470,14 @@ fn insert_evidence(tx: &Transaction<'_>, known: &mut Known, day: i64, json: &str
         .execute(params![day, known.id, number, json])?;
     known.numbered.1 = number + 1;
     Ok(number)
+}
+
+/// What tells one text of a check's evidence from another. Should two be taken for the same, one observation shows the
+/// other's evidence.
+fn digest(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What is known of a check; a check never seen gets its number here.

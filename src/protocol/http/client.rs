@@ -38,18 +38,15 @@ tokio::task_local! {
     pub static HOOKS: Arc<Hooks>;
 }
 
-/// What the hooks called for one check share. Its attempts never overlap, so one slot is enough; it is emptied when an
-/// attempt begins.
-#[derive(Default)]
+/// What the hooks called for one attempt share.
 pub struct Hooks {
     slot: Mutex<Slot>,
     /// The chain the server showed last.
     pub seen: Arc<Seen>,
 }
 
-#[derive(Default)]
 struct Slot {
-    net: Option<Arc<Net>>,
+    net: Arc<Net>,
     family: Family,
     deadline: Option<Instant>,
     marks: Vec<(Phase, Instant)>,
@@ -65,6 +62,20 @@ impl fmt::Debug for Hooks {
 }
 
 impl Hooks {
+    /// For this attempt, which has seen nothing yet.
+    pub fn new(cx: &Attempt) -> Self {
+        let slot = Slot {
+            net: cx.net().clone(),
+            family: cx.family(),
+            deadline: cx.deadline(),
+            marks: Vec::new(),
+            addresses: Vec::new(),
+            port: 0,
+            notes: Vec::new(),
+        };
+        Self { slot: Mutex::new(slot), seen: Arc::default() }
+    }
+
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,9 +110,6 @@ pub struct Gathering<'a> {
 impl<'a> Gathering<'a> {
     /// Begins to gather for this attempt.
     pub fn begin(cx: &'a mut Attempt, hooks: &'a Hooks) -> Self {
-        let net = Some(cx.net().clone());
-        *hooks.slot() = Slot { net, family: cx.family(), deadline: cx.deadline(), ..Slot::default() };
-        hooks.seen.clear();
         Self { cx, hooks }
     }
 
@@ -183,7 +191,6 @@ impl Resolve for ResolveHook {
                 let slot = hooks.slot();
                 (slot.net.clone(), slot.family, slot.deadline)
             };
-            let net = net.ok_or_else(none)?;
             let addresses = net.resolver().lookup(name.as_str(), family, deadline).await;
             let addresses = addresses.map_err(|(kind, text)| LookupFailed(kind, text))?;
             let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();

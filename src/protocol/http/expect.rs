@@ -172,6 +172,12 @@ pub struct Evidence {
 pub type Mismatch = (Phase, Kind, String);
 
 impl Expect {
+    /// Whether nothing was said.
+    pub fn is_usual(&self) -> bool {
+        let Self { status, headers, body, certificate_days } = self;
+        status.is_none() && headers.is_empty() && body.is_none() && certificate_days.is_none()
+    }
+
     /// Whether the body matters to the verdict.
     pub fn wants_body(&self) -> bool {
         self.body.is_some()

@@ -51,11 +51,6 @@ impl Seen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets what was seen, before another handshake.
-    pub fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
     fn set(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) {
         let chain = std::iter::once(leaf).chain(rest).take(CHAIN_MAX);
         let chain = chain.map(|c| c.clone().into_owned()).collect();
