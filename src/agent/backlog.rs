@@ -11,13 +11,18 @@
 //!
 //! While all is well, what changes nothing waits here too, for [`GATHER_EVERY`] at most.
 //!
-//! Memory is bounded: beyond [`HELD_MAX`] commits the oldest lose first the observations that changed nothing, then
-//! everything that a later commit says anew.
+//! The oldest are handed to the store as a group. They still wait, and are known as such, until it is said that they are
+//! written, which ends them, or that they are not, which makes them the oldest again. While a write hangs neither is
+//! known: such a group is neither handed over again nor changed.
+//!
+//! Memory is bounded: beyond [`HELD_MAX`] commits, the group that is handed over aside, the oldest lose first the
+//! observations that changed nothing, then everything that a later commit says anew.
 //!
 //! Neither clock, file nor thread: times are arguments.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,8 +43,7 @@ const LINES_MAX: usize = 5_000;
 /// First pause before the store is tried again; each further one is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 
-/// Longest: so soon at the latest a disk with space again is noticed. A try may block for as long as another program
-/// holds the database, and nothing is answered meanwhile.
+/// Longest: so soon at the latest a disk with space again is noticed.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// How long the store may fail before alerts are sent without their rows: longer than another program's transaction
@@ -57,6 +61,9 @@ const GATHER_EVERY: Duration = Duration::from_millis(250);
 /// As many are written at once.
 const GATHER_MAX: usize = 512;
 
+/// Kinds of failure remembered as told: a disk that dies hangs, fails and hangs again.
+const TOLD_MAX: usize = 16;
+
 /// Why and since when the store does not write.
 #[derive(Clone, Debug)]
 pub(super) struct Trouble {
@@ -65,6 +72,8 @@ pub(super) struct Trouble {
     began: Instant,
     try_at: Instant,
     pause: Duration,
+    /// The errors that were told.
+    told: Vec<String>,
     /// Whether messages are shown without their rows.
     pub(super) telling: bool,
 }
@@ -73,6 +82,8 @@ pub(super) struct Trouble {
 #[derive(Default)]
 pub(super) struct Backlog {
     commits: Vec<Commit>,
+    /// Older than these: the group that the store has.
+    handed: Option<Arc<Vec<Commit>>>,
     /// New messages as they are now, which no row tells of yet and no channel has seen.
     unseen: BTreeMap<MessageId, Message>,
     trouble: Option<Trouble>,
@@ -93,11 +104,20 @@ pub(super) struct Recovered {
 
 impl Backlog {
     pub(super) fn is_empty(&self) -> bool {
-        self.commits.is_empty()
+        self.commits.is_empty() && self.handed.is_none()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.commits.len()
+        self.handed() + self.commits.len()
+    }
+
+    /// How many of them the store has.
+    pub(super) fn handed(&self) -> usize {
+        self.handed.as_ref().map_or(0, |group| group.len())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Commit> {
+        self.handed.iter().flat_map(|group| group.iter()).chain(&self.commits)
     }
 
     pub(super) fn trouble(&self) -> Option<&Trouble> {
@@ -111,16 +131,25 @@ impl Backlog {
     /// Whether anything waits that tells of a check's messages.
     pub(super) fn concerns(&self, check: &CheckName) -> bool {
         let is_of = |name: Option<&CheckName>| name == Some(check);
-        self.commits.iter().any(|c| {
+        self.all().any(|c| {
             is_of(c.sending.as_ref().map(|(name, _)| name))
                 || is_of(c.observation.as_ref().map(|(name, _)| name))
                 || is_of(c.correction.as_ref().map(|(name, _)| name))
         })
     }
 
-    /// The oldest that wait, at most so many.
-    pub(super) fn first(&self, most: usize) -> &[Commit] {
-        &self.commits[..self.commits.len().min(most)]
+    /// Hands over the oldest, at most so many; nothing while a group is handed over, or when nothing waits.
+    pub(super) fn hand_over(&mut self, most: usize) -> Option<Arc<Vec<Commit>>> {
+        if self.handed.is_some() || self.commits.is_empty() {
+            return None;
+        }
+        let group = if self.commits.len() <= most {
+            std::mem::take(&mut self.commits)
+        } else {
+            self.commits.drain(..most).collect()
+        };
+        self.handed = Some(Arc::new(group));
+        self.handed.clone()
     }
 
     /// Takes in what was decided; gives the messages to be shown at once, because their channels have seen them before.
@@ -146,7 +175,7 @@ impl Backlog {
 
     /// Whether it is time to write what waits.
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        if self.commits.is_empty() {
+        if self.commits.is_empty() || self.handed.is_some() {
             return false;
         }
         match &self.trouble {
@@ -172,28 +201,51 @@ impl Backlog {
         self.frugal
     }
 
-    /// The store did not write, for this reason. Says whether that is news.
+    /// The store did not write what was handed over, for this reason. Says whether that is news.
     pub(super) fn failed(&mut self, at: Timestamp, now: Instant, error: String) -> bool {
-        let trouble = self.trouble.get_or_insert_with(|| Trouble {
-            since: at,
-            error: String::new(),
-            began: now,
-            try_at: now,
-            pause: PAUSE_FIRST,
-            telling: false,
-        });
+        self.take_back();
+        let trouble = self.trouble_since(at, now);
         trouble.try_at = now + trouble.pause;
         trouble.pause = (trouble.pause * 2).min(PAUSE_MAX);
-        let news = trouble.error != error;
-        trouble.error = error;
-        news
+        trouble.is_for(error)
     }
 
-    /// The oldest `count` are written; gives the messages that have their row now and were not shown before.
-    pub(super) fn written(&mut self, count: usize, now: Instant) -> Vec<Message> {
+    /// Since then the store has not come back from what it was given. Says whether that is news.
+    pub(super) fn hangs(&mut self, since: (Timestamp, Instant), error: String) -> bool {
+        self.trouble_since(since.0, since.1).is_for(error)
+    }
+
+    fn trouble_since(&mut self, at: Timestamp, began: Instant) -> &mut Trouble {
+        self.trouble.get_or_insert_with(|| Trouble {
+            since: at,
+            error: String::new(),
+            began,
+            try_at: began,
+            pause: PAUSE_FIRST,
+            told: Vec::new(),
+            telling: false,
+        })
+    }
+
+    /// What was handed over is not written: it waits again, before all others.
+    pub(super) fn take_back(&mut self) {
+        let Some(group) = self.handed.take() else { return };
+        // The store has let go of it, so this is the only one.
+        let mut group = Arc::unwrap_or_clone(group);
+        group.append(&mut self.commits);
+        self.commits = group;
+        self.thin(HELD_MAX);
+    }
+
+    /// What was handed over is written; gives the messages that have their row now and were not shown before.
+    pub(super) fn written(&mut self, now: Instant) -> Vec<Message> {
         self.written = Some(now);
-        let ids = self.commits.drain(..count).flat_map(|c| c.messages).map(|m| m.id);
-        ids.filter_map(|id| self.unseen.remove(&id)).collect()
+        if let Some(trouble) = &mut self.trouble {
+            // It writes: what is left need not wait for the next try.
+            trouble.try_at = now;
+        }
+        let Some(group) = self.handed.take() else { return Vec::new() };
+        group.iter().flat_map(|c| &c.messages).filter_map(|m| self.unseen.remove(&m.id)).collect()
     }
 
     /// The oldest cannot be written because of what is stored of the observation it speaks of: it loses that, and keeps
@@ -238,7 +290,7 @@ impl Backlog {
     /// Incidents as they are and as no row says yet.
     pub(super) fn incidents(&self) -> Vec<Incident> {
         let mut found: Vec<&Incident> = Vec::new();
-        for incident in self.commits.iter().flat_map(|c| &c.incidents) {
+        for incident in self.all().flat_map(|c| &c.incidents) {
             found.retain(|i| i.id != incident.id);
             found.push(incident);
         }
@@ -293,6 +345,18 @@ impl Backlog {
                 commit.timeline.clear();
             }
         }
+    }
+}
+
+impl Trouble {
+    /// It is for this reason now. Says whether that was never told of it.
+    fn is_for(&mut self, error: String) -> bool {
+        let news = error != self.error && !self.told.contains(&error);
+        if news && self.told.len() < TOLD_MAX {
+            self.told.push(error.clone());
+        }
+        self.error = error;
+        news
     }
 }
 

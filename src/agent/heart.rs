@@ -1,9 +1,10 @@
-//! The thread on which the core decides and the store writes.
+//! The thread on which the core decides.
 //!
 //! Jobs come through one bounded queue. The thread takes what is there, up to [`GROUP_MAX`], lets the core decide each,
-//! and writes all commits in one transaction; then it answers, and shows the messages to the channels. What changes
-//! nothing may wait a moment, to be written with others. When the store cannot write, what is decided waits in memory,
-//! everybody is answered from there, and writing is tried again: `writing.rs` says how.
+//! and has all commits written in one transaction (by `hand.rs`); then it answers, and shows the messages to the channels.
+//! What changes nothing may wait a moment, to be written with others. When the store cannot write, or does not come back
+//! from it, what is decided waits in memory, everybody is answered from there, and writing is tried again: `writing.rs`
+//! says how.
 
 use std::{
     collections::HashMap,
@@ -25,23 +26,23 @@ use super::{
     AgentError,
     backlog::Backlog,
     board::Board,
-    past::{rename, restore},
+    hand::Hand,
     pulse::{Beat, Part, Pulse},
     service::Standing,
-    writing::GROUP_MAX,
+    writing::{GROUP_MAX, Resuming},
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Known, Plan, Refused, StateRow},
+    decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
     detect::{Pace, State},
     incident::vantage::Isolation,
-    store::{Keep, Resumed, StoreError, Watched, Writer},
+    store::{Keep, Resumed, StoreError, Watched},
     telemetry::{Queue, Telemetry},
     value::{CheckName, Timestamp},
     web::control::{CheckStatus, LastSeen, StoreTrouble},
 };
 
-/// Most jobs waiting; beyond it those who have something to tell wait, so memory is bounded when the disk hangs.
+/// Most jobs waiting; beyond it those who have something to tell wait, so memory is bounded.
 pub(crate) const JOBS_MAX: usize = 8_192;
 
 /// Least time between two transactions: what comes meanwhile is written together. At most fifty fsyncs a second is
@@ -52,8 +53,8 @@ const GROUP_EVERY: Duration = Duration::from_millis(20);
 /// can see to the store in between.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Longest one step of the thread may take: a transaction on a disk that stalls, or reading what thousands of checks
-/// go on from. What takes longer has hung.
+/// Longest one step of the thread may take: deciding, and one wait for the store, which has bounds of its own. What takes
+/// longer has hung.
 pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 
 /// Something for the core or the store.
@@ -151,6 +152,8 @@ impl Heart {
         let (stand, standing) = watch::channel(Standing::default());
         let (opened, open_result) = oneshot::channel::<Result<Option<Isolation>, StoreError>>();
         let (ended, end) = oneshot::channel();
+        let setup = Arc::new(setup);
+        let hand = Hand::start(path, setup.clone()).map_err(|e| AgentError::Heart(e.to_string()))?;
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, behind) = (stop.clone(), Arc::new(AtomicBool::new(false)));
         let shown = behind.clone();
@@ -158,7 +161,7 @@ impl Heart {
             .name("core".into())
             .spawn(move || {
                 let outlets = Outlets { board, telemetry, timeout, stand, behind: shown };
-                let beating = match Beating::open(&path, setup, outlets, &pulse) {
+                let beating = match Beating::open(hand, setup, outlets, &pulse) {
                     Ok(beating) => {
                         let _ = opened.send(Ok(beating.core.isolation().copied()));
                         beating
@@ -213,23 +216,27 @@ pub(super) struct Outlets {
 /// What lives on the thread.
 pub(super) struct Beating {
     pub(super) core: Core,
-    pub(super) writer: Writer,
+    pub(super) hand: Hand,
     pub(super) backlog: Backlog,
-    setup: Setup,
+    pub(super) setup: Arc<Setup>,
     pub(super) last: HashMap<CheckName, LastSeen>,
     states: HashMap<CheckName, &'static str>,
     pub(super) outlets: Outlets,
     pub(super) beat: Beat,
     /// When the latest transaction began.
     pub(super) written: Instant,
+    /// Whether it is told to stop, and writes what it can for the last time.
+    pub(super) ending: bool,
+    /// Of how many waiting commits one contradicts what is stored, so that they are written one by one.
+    pub(super) singly: usize,
     /// Whether the store's upkeep stopped before it was done.
-    upkeep_left: bool,
+    pub(super) upkeep_left: bool,
     /// What kept the upkeep from being done, as far as it was told.
-    upkeep_error: Option<String>,
+    pub(super) upkeep_error: Option<String>,
     /// Whether it was told that no space can be set aside.
     pub(super) reserve_told: bool,
     /// Checks that wait for the store to say what they go on from.
-    resuming: Vec<(CheckName, oneshot::Sender<Reply>)>,
+    pub(super) resuming: Vec<Resuming>,
 }
 
 type Answer = (Option<oneshot::Sender<Reply>>, Answering);
@@ -242,11 +249,8 @@ enum Answering {
 }
 
 impl Beating {
-    fn open(path: &std::path::Path, setup: Setup, outlets: Outlets, pulse: &Arc<Pulse>) -> Result<Self, StoreError> {
-        let now = clock::now();
-        let mut writer = Writer::open(path, now)?;
-        rename(&mut writer, &setup.renames)?;
-        let past = restore(&mut writer, &setup, now)?;
+    fn open(mut hand: Hand, setup: Arc<Setup>, outlets: Outlets, pulse: &Arc<Pulse>) -> Result<Self, StoreError> {
+        let past = hand.open()?;
         outlets.board.publish(&past.messages);
         let checks = setup.plan.checks.len();
         let mut last = HashMap::with_capacity(checks);
@@ -257,7 +261,7 @@ impl Beating {
         outlets.board.hold(core.isolation().is_some());
         let mut beating = Self {
             core,
-            writer,
+            hand,
             backlog: Backlog::default(),
             setup,
             last,
@@ -265,12 +269,14 @@ impl Beating {
             outlets,
             beat: pulse.begin(Part::Core, STEP_MAX),
             written: clock::instant(),
+            ending: false,
+            singly: 0,
             upkeep_left: false,
             upkeep_error: None,
             reserve_told: false,
             resuming: Vec::new(),
         };
-        beating.keep_reserve();
+        beating.keep_reserve()?;
         beating.stand();
         Ok(beating)
     }
@@ -287,13 +293,13 @@ impl Beating {
                 Ok(job) => job,
                 // Nothing waits: time for what upkeep has left over.
                 Err(TryRecvError::Empty) if self.upkeep_left => {
-                    self.maintain();
+                    self.maintain()?;
                     continue;
                 }
-                Err(TryRecvError::Empty) if !self.backlog.is_empty() => {
+                Err(TryRecvError::Empty) if !self.backlog.is_empty() || self.hand.is_busy() => {
                     thread::sleep(LOOK_EVERY);
                     self.write_if_due()?;
-                    self.resume();
+                    self.resume()?;
                     continue;
                 }
                 Err(_) => match queue.blocking_recv() {
@@ -315,14 +321,7 @@ impl Beating {
             self.beat.within(STEP_MAX);
             self.group(jobs)?;
         }
-        self.write_all()?;
-        if !self.backlog.is_empty() {
-            tracing::error!(
-                changes = self.backlog.len(),
-                "stopped before the store wrote again; these changes are lost"
-            );
-        }
-        Ok(())
+        self.write_last()
     }
 
     /// Decides a group of jobs, writes it, answers.
@@ -365,8 +364,8 @@ impl Beating {
                     // What this group holds of the check is part of it.
                     self.write(std::mem::take(&mut commits))?;
                     self.write_rest()?;
-                    self.resuming.push((check, reply));
-                    self.resume();
+                    self.resuming.push(Resuming { check, since: clock::instant(), reply });
+                    self.resume()?;
                 }
                 Job::Maintain => maintain = true,
                 Job::Knock => {}
@@ -381,23 +380,12 @@ impl Beating {
                 Answering::Refused(refused) => Reply::Refused(refused),
             });
         }
-        self.resume();
+        self.resume()?;
         if maintain {
-            self.keep_reserve();
-            self.maintain();
+            self.keep_reserve()?;
+            self.maintain()?;
         }
         Ok(())
-    }
-
-    /// Says what checks go on from, as soon as the store holds all of it: on a disk that is full from the start, at once.
-    fn resume(&mut self) {
-        for (check, reply) in std::mem::take(&mut self.resuming) {
-            if self.backlog.concerns(&check) {
-                self.resuming.push((check, reply));
-                continue;
-            }
-            let _ = reply.send(Reply::Resumed(self.writer.resume(&check).map_err(|e| e.to_string())));
-        }
     }
 
     /// Shows how many checks are in which state.
@@ -425,18 +413,12 @@ impl Beating {
 
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
     fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
-        if let Some(trouble) = self.backlog.trouble() {
-            return Err(trouble.error.clone());
-        }
-        let mut read = || {
-            rename(&mut self.writer, &setup.renames)?;
-            restore(&mut self.writer, &setup, now)
-        };
-        let past = read().map_err(|e: StoreError| e.to_string())?;
+        let setup = Arc::new(setup);
+        let Past { checks: known, .. } = self.prepare(now, &setup)?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), known);
         self.stand();
         Ok(commit)
     }
@@ -453,29 +435,5 @@ impl Beating {
             })
         };
         self.core.plan().checks.keys().filter_map(stand).collect()
-    }
-
-    fn maintain(&mut self) {
-        if self.backlog.trouble().is_some() {
-            self.upkeep_left = false;
-            return;
-        }
-        match self.writer.maintain(clock::now(), &self.setup.keep) {
-            Ok(done) => {
-                tracing::debug!(?done, "upkeep of the store");
-                self.upkeep_left = done.more;
-                if self.upkeep_error.take().is_some() {
-                    tracing::warn!("upkeep of the store works again");
-                }
-            }
-            Err(error) => {
-                self.upkeep_left = false;
-                let told = error.to_string();
-                if self.upkeep_error.as_ref() != Some(&told) {
-                    tracing::error!(%error, "upkeep of the store failed; it is tried again each minute");
-                    self.upkeep_error = Some(told);
-                }
-            }
-        }
     }
 }

@@ -1,19 +1,21 @@
 //! The daemon: the one place that starts threads and tasks, and that ends them.
 //!
 //! ```text
-//!   a task per check ──events──▶ the core's thread ──commit──▶ SQLite
-//!      (checks.rs)  ◀──pace────    (heart.rs)     ──after it──▶ board ──▶ a task per channel
+//!   a task per check ──events──▶ the core's thread ──commit──▶ the store's thread ──▶ SQLite
+//!      (checks.rs)  ◀──pace────    (heart.rs)     ◀──done────      (hand.rs)
+//!                                                 ──after it──▶ board ──▶ a task per channel
 //! ```
 //!
-//! The core and the store's writer live on one thread, which takes events in groups and writes each group in one
-//! transaction. Only what is committed is shown to others: the pace to the checks, messages to the channels; unless the
-//! store does not write for so long that telling is worth more (`backlog.rs`). Each part promises by when it is heard of
-//! again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
+//! The core takes events in groups, and has each group written in one transaction by the store's writer, for which it
+//! waits, but not for ever. Only what is committed is shown to others: the pace to the checks, messages to the channels;
+//! unless the store does not write for so long that telling is worth more (`backlog.rs`). Each part promises by when it is
+//! heard of again (`pulse.rs`), and systemd's watchdog is fed while all keep their promises.
 
 mod backlog;
 mod board;
 mod checks;
 mod control;
+mod hand;
 mod heart;
 mod past;
 mod pulse;

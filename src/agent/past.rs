@@ -2,20 +2,37 @@
 
 use std::collections::HashMap;
 
-use super::heart::Setup;
+use super::{hand::Renames, heart::Setup};
 use crate::{
     decide::{Known, Past},
-    store::{StoreError, Writer},
+    store::{Renamed, StoreError, Writer},
     value::{CheckName, Timestamp},
 };
 
-/// Gives checks that were renamed the history under their former names.
-pub(super) fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> Result<(), StoreError> {
+/// Gives checks that were renamed the history under their former names; those that have it now, and why not all, if so.
+pub(super) fn rename(writer: &mut Writer, renames: &[(CheckName, CheckName)]) -> (Renames, Result<(), StoreError>) {
+    let mut done = Renames::new();
     for (from, to) in renames {
-        let renamed = writer.rename(from, to)?;
-        tracing::debug!(%from, %to, ?renamed, "history of a renamed check");
+        match writer.rename(from, to) {
+            Ok(renamed) => {
+                tracing::debug!(%from, %to, ?renamed, "history of a renamed check");
+                if renamed == Renamed::Done {
+                    done.push((from.clone(), to.clone()));
+                }
+            }
+            Err(error) => return (done, Err(error)),
+        }
     }
-    Ok(())
+    (done, Ok(()))
+}
+
+/// Undoes that, because the old plan stays in force. Nothing was written since, so the old names are free.
+pub(super) fn rename_back(writer: &mut Writer, renames: &[(CheckName, CheckName)]) {
+    for (from, to) in renames.iter().rev() {
+        if let Err(error) = writer.rename(to, from) {
+            tracing::warn!(%from, %to, %error, "a check keeps its new name in the store until the new plan is in force");
+        }
+    }
 }
 
 /// What the core goes on from.

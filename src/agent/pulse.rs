@@ -6,7 +6,7 @@
 //! | part | promises |
 //! |---|---|
 //! | a check | to be awake when it is due; to end its attempt by the attempt's own deadline |
-//! | the core and its store | to be back from one step (a group of jobs, one try to write, a piece of upkeep) |
+//! | the core | to be back from one step (a group of jobs, one wait for the store) |
 //! | a channel | to look into the outbox after its longest sleep; to end a delivery by the delivery's own deadline |
 //! | the clock | to be back after its longest sleep |
 //!
@@ -17,6 +17,11 @@
 //! Not to be able to work is no reason to be killed. While a disk is full, or another program has the database locked,
 //! each try to write is a step that ends; who waits for the store meanwhile, or for a slot among very many attempts,
 //! renews its promise by [`Beat::kept`]. A restart would help neither.
+//!
+//! The store's thread promises nothing, because a write may hang in the kernel for as long as the disk likes. The core
+//! waits for none longer than its bound; detection, alerts and answers go on from memory. To starve the watchdog would
+//! end them: a process whose thread is stuck in the kernel cannot be killed, so that systemd could not start another, and
+//! that one would hang on the same file, before it had told anything.
 //!
 //! [`attend`]: super::service::attend
 
@@ -46,7 +51,7 @@ const NAMED_MAX: usize = 5;
 pub(crate) enum Part {
     /// A check's task.
     Check(CheckName),
-    /// The thread that decides and writes.
+    /// The thread that decides.
     Core,
     /// A channel's task, which empties its part of the outbox.
     Channel(Name),
@@ -58,7 +63,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Check(name) => write!(f, "check {name}"),
-            Self::Core => f.write_str("the core and its store"),
+            Self::Core => f.write_str("the core"),
             Self::Channel(name) => write!(f, "channel {name}"),
             Self::Clock => f.write_str("the clock"),
         }

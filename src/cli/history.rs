@@ -46,6 +46,11 @@ pub async fn open(cx: &Context) -> Result<History, Failure> {
         Err(trouble @ Trouble::Broken(_)) => (None, Some(trouble.to_string())),
         Err(trouble) => return Err(trouble.into()),
     };
+    // Nobody can end a process that hangs as the daemon's disk does.
+    if let Some(trouble) = report.as_ref().and_then(|r| r.store.as_ref()).filter(|trouble| trouble.hangs) {
+        let why = format!("the database is not read: {}", trouble.error);
+        return Ok(History { reader: Err(why), report, silent });
+    }
     let reader = match (Reader::open(&places.store.path), &report) {
         (Ok(reader), _) => Ok(reader),
         (Err(StoreError::Missing { path }), None) if silent.is_none() => {
@@ -79,8 +84,14 @@ impl History {
         Some(&self.report.as_ref()?.store.as_ref()?.incidents)
     }
 
-    /// Says on standard error that nobody looks, if so, and how old the facts are.
+    /// Says on standard error that nobody looks, if so, and how old the facts are; or that the store cannot be looked
+    /// into.
     pub fn say_if_alone(&self, cx: &mut Context) -> Result<(), Failure> {
+        if self.report.as_ref().and_then(|r| r.store.as_ref()).is_some_and(|trouble| trouble.hangs) {
+            cx.out.note(
+                "the disk does not answer: of what is stored, only the open incidents are known, without timelines",
+            );
+        }
         if self.report.is_none() {
             cx.out.note(&alone(self.silent.as_deref(), self.last_observed()?));
         }

@@ -1,8 +1,9 @@
 //! The store: one SQLite file with everything that must survive a restart.
 //!
 //! One [`Writer`] takes commits in groups, one transaction each; any number of [`Reader`]s look on. The writer is
-//! plain and synchronous: the agent calls it from its one thread. Nothing here spawns, sleeps or reads a clock
-//! (`now` is an argument); the only randomness is the identity given to a new database.
+//! plain and synchronous: the agent calls it on a thread that has nothing else to do, because any call may hang with the
+//! disk. Nothing here spawns, sleeps or reads a clock (`now` is an argument); the only randomness is the identity given to
+//! a new database.
 //!
 //! ```text
 //! Commit ──▶ Writer::commit ──▶ observation, delivery, evidence   raw, by time

@@ -150,7 +150,10 @@ pub struct StoreTrouble {
     pub dropped: u64,
     /// Whether alerts are sent before they are recorded.
     pub telling: bool,
-    /// Incidents as they are and as the store does not know yet.
+    /// Whether the disk does not answer at all, so that whoever reads the file may hang as well.
+    #[serde(default)]
+    pub hangs: bool,
+    /// Incidents as they are and as the store does not know yet; while the disk does not answer, all that are open.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub incidents: Vec<Incident>,
 }

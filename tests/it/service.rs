@@ -11,7 +11,7 @@ use rusqlite::Connection;
 use crate::harness::daemon::{Daemon, Place, WAIT_MAX, until};
 
 /// The watchdog's limit.
-const LIMIT: Duration = Duration::from_secs(2);
+pub(crate) const LIMIT: Duration = Duration::from_secs(2);
 
 /// A check that fails, asked every second: so there is always something to write.
 const CHECKS: &str = "service: mail\nchecks:\n  - name: front\n    every: 1s\n    outage: { failures: 1, recoveries: 1 }\n    \
@@ -22,21 +22,21 @@ const CONFIG: &str = "channels:\n  drop: { email: { url: \"file:mail\", from: a@
                       routes:\n  - steps: [ { after: 0s, to: [drop] } ]\n";
 
 /// systemd's end of the socket, and all that was told so far, with its time.
-struct Systemd {
+pub(crate) struct Systemd {
     socket: UnixDatagram,
     told: RefCell<Vec<(Instant, String)>>,
 }
 
 impl Systemd {
     /// Listens beside the configuration.
-    fn new(place: &Place) -> Self {
+    pub(crate) fn new(place: &Place) -> Self {
         let socket = UnixDatagram::bind(place.dir.path().join("notify")).expect("own directory");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket has timeouts");
         Self { socket, told: RefCell::default() }
     }
 
     /// Starts the daemon as a service with a watchdog. `pid`: the process the watchdog is about.
-    fn start(&self, place: &Place, pid: Option<&str>) -> Daemon {
+    pub(crate) fn start(&self, place: &Place, pid: Option<&str>) -> Daemon {
         let path = place.dir.path().join("notify").display().to_string();
         let limit = LIMIT.as_micros().to_string();
         let mut variables = vec![("NOTIFY_SOCKET", path.as_str()), ("WATCHDOG_USEC", &limit)];
@@ -69,7 +69,7 @@ impl Systemd {
     }
 
     /// Watches for so long; the longest time between two meals of the watchdog meanwhile, and how many there were.
-    fn watch(&self, span: Duration) -> (Duration, usize) {
+    pub(crate) fn watch(&self, span: Duration) -> (Duration, usize) {
         let begun = Instant::now();
         while begun.elapsed() < span {
             self.told();

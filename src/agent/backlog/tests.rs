@@ -1,5 +1,7 @@
 //! Commits that wait: what is shown when, what is dropped, what stays in order.
 
+mod handed;
+
 use super::*;
 use crate::{
     alert::{Alert, MessageKind, MessageState},
@@ -73,6 +75,12 @@ fn ids(messages: &[Message]) -> Vec<(u64, MessageState)> {
     messages.iter().map(|m| (m.id.0, m.state)).collect()
 }
 
+/// The store writes the oldest, at most so many.
+fn write(b: &mut Backlog, most: usize, now: Instant) -> Vec<Message> {
+    b.hand_over(most).expect("something waits");
+    b.written(now)
+}
+
 const S: Duration = Duration::from_secs(1);
 
 #[test]
@@ -83,7 +91,7 @@ fn a_message_is_shown_once_with_its_row_or_before_it() {
     // The store writes: shown when written.
     assert_eq!(ids(&b.hold(vec![told(1, Pending)])), []);
     assert!(b.is_due(start) && b.untold().is_empty());
-    assert_eq!(ids(&b.written(1, start)), [(1, Pending)]);
+    assert_eq!(ids(&write(&mut b, 1, start)), [(1, Pending)]);
     assert_eq!(b.recovered(), None);
     // It does not: nothing new is shown at first, then everything that was not.
     assert_eq!(ids(&b.hold(vec![told(2, Pending)])), []);
@@ -101,8 +109,8 @@ fn a_message_is_shown_once_with_its_row_or_before_it() {
     // Settled before anybody saw it: shown as it is now, or not at all.
     assert_eq!(ids(&b.hold(vec![told(5, Superseded)])), []);
     // Written at last, in parts: only what was never shown is shown now, so what was delivered is not sent again.
-    assert_eq!(ids(&b.written(4, start + 9 * S)), []);
-    assert_eq!(ids(&b.written(3, start + 9 * S)), [(4, Pending), (5, Superseded)]);
+    assert_eq!(ids(&write(&mut b, 4, start + 9 * S)), []);
+    assert_eq!(ids(&write(&mut b, 3, start + 9 * S)), [(4, Pending), (5, Superseded)]);
     assert_eq!(b.recovered(), Some(Recovered { since: at(0), dropped: 0, told: true }));
     assert_eq!(b.recovered(), None);
 }
@@ -130,14 +138,14 @@ fn a_nearly_full_disk_is_written_to_seldom_unless_it_matters() {
     let now = crate::clock::instant();
     let mut b = Backlog::default();
     b.hold(vec![seen(1, 0)]);
-    b.written(1, now);
+    write(&mut b, 1, now);
     b.spare_space(true);
     b.hold(vec![seen(1, 1)]);
     assert!(!b.is_due(now + 59 * S) && b.is_due(now + 60 * S));
     b.hold(vec![state(1, 2)]);
     assert!(b.is_due(now + S), "a change of state takes what waits with it");
     b.spare_space(false);
-    b.written(2, now);
+    write(&mut b, 2, now);
     b.hold(vec![seen(1, 3)]);
     assert!(b.is_due(now + S));
 }
@@ -191,7 +199,7 @@ fn when_everything_matters_the_latest_of_each_stays() {
     b.hold(vec![told(2, Pending)]);
     assert_eq!(ids(&b.untold()), [(2, Pending)]);
     let all = b.len();
-    assert_eq!(ids(&b.written(all, start)), []);
+    assert_eq!(ids(&write(&mut b, all, start)), []);
 }
 
 #[test]
@@ -201,7 +209,7 @@ fn what_contradicts_the_store_loses_its_observation_and_nothing_else() {
     assert!(b.strip_first(), "a change of state with its observation");
     assert!(b.commits[0].state.is_some() && b.commits[0].observation.is_none() && b.len() == 3);
     assert!(!b.strip_first(), "what is left of it must be written");
-    b.written(1, crate::clock::instant());
+    write(&mut b, 1, crate::clock::instant());
     assert!(b.strip_first() && b.len() == 1, "nothing was left");
     assert!(!b.strip_first() && b.len() == 1, "an alert is never dropped");
     assert_eq!(b.dropped(), 2);
@@ -234,7 +242,7 @@ fn only_what_nobody_waits_for_is_gathered() {
     for commit in hurried {
         let mut backlog = Backlog::default();
         backlog.hold(vec![seen(2, 0)]);
-        backlog.written(1, now);
+        write(&mut backlog, 1, now);
         backlog.hold(vec![seen(2, 1)]);
         assert!(!backlog.is_due(now), "a plain attempt waits");
         backlog.hold(vec![commit]);
@@ -243,7 +251,7 @@ fn only_what_nobody_waits_for_is_gathered() {
     let mut backlog = Backlog::default();
     backlog.hold(vec![seen(1, 0)]);
     assert!(backlog.is_due(now), "after a rest it is written at once");
-    backlog.written(1, now);
+    write(&mut backlog, 1, now);
     backlog.hold(vec![seen(1, 1)]);
     assert!(!backlog.is_due(now + GATHER_EVERY / 2) && backlog.is_due(now + GATHER_EVERY));
     backlog.hold(vec![seen(1, 2); GATHER_MAX]);

@@ -292,6 +292,7 @@ mod tests {
             waiting: 3,
             dropped: 0,
             telling: false,
+            hangs: false,
             incidents: vec![],
         };
         let mut told = |trouble: &StoreTrouble| {

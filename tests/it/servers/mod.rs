@@ -5,6 +5,7 @@ mod crashes;
 mod delivery;
 mod dns;
 mod email;
+mod hanging;
 mod http;
 mod icmp;
 mod imap;

@@ -319,10 +319,10 @@ fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_
 }
 
 /// strace on a running daemon, ended when dropped: then its system calls work again.
-struct Injection(Child);
+pub(super) struct Injection(Child);
 
 impl Injection {
-    fn attach(daemon: &Daemon, dir: &Path, faults: &[String]) -> Self {
+    pub(super) fn attach(daemon: &Daemon, dir: &Path, faults: &[String]) -> Self {
         let log = dir.join("strace.log");
         let mut command = Command::new("strace");
         command.args(["-f", "-o", "/dev/null", "-p", &daemon.id().to_string()]);

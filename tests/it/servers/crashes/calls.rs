@@ -2,7 +2,7 @@
 //! alert, its acknowledgement and its end to the polite stop.
 //!
 //! strace counts the calls of each thread and kills at the n-th. The calls on the database come from one thread, the
-//! core's; they are counted alone, so that each of them is reached. Those of the other threads (the configuration, the
+//! store's; they are counted alone, so that each of them is reached. Those of the other threads (the configuration, the
 //! log, the socket) are counted in a second round.
 
 use std::sync::{
