@@ -25,7 +25,7 @@ pub struct Run {
     pub first: Timestamp,
     /// What the first one showed, for a bad run.
     #[serde(default)]
-    pub reason: Option<Reason>,
+    pub reason: Option<Box<Reason>>,
     /// How many of a good run were slow.
     #[serde(default)]
     pub slow: u32,
@@ -40,7 +40,7 @@ pub struct Void {
     pub lasts: bool,
 }
 
-/// What the detector must remember across a restart.
+/// What the detector must remember across a restart. What only trouble brings is in boxes: there are thousands of these.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Memory {
     /// The state.
@@ -51,7 +51,7 @@ pub struct Memory {
     pub as_of: Timestamp,
     /// Confirmed bad service, if any.
     #[serde(default)]
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<Box<Trouble>>,
     /// Bad observations in a row.
     #[serde(default)]
     pub bad: Run,

@@ -296,7 +296,7 @@ impl Track {
         memory.good = Run::default();
         memory.last_bad = Some(memory.last_bad.map_or(at, |last| last.max(at)));
         if memory.bad.count == 0 {
-            memory.bad = Run { count: 0, first: at, reason: reason.cloned(), slow: 0 };
+            memory.bad = Run { count: 0, first: at, reason: reason.cloned().map(Box::new), slow: 0 };
         }
         memory.bad.count = memory.bad.count.saturating_add(1);
         memory.bad.first = memory.bad.first.min(at);
@@ -313,9 +313,9 @@ impl Track {
             }
             Some(trouble) if confirmed => {
                 trouble.severity = Severity::Down;
-                trouble.reason = memory.bad.reason.clone();
+                trouble.reason = memory.bad.reason.as_deref().cloned();
                 self.enter(State::Down, at);
-                let reason = self.memory.bad.reason.clone();
+                let reason = self.memory.bad.reason.as_deref().cloned();
                 changes.push(Change::Worsened { reason });
             }
             None if confirmed => {
@@ -324,8 +324,8 @@ impl Track {
                 // Single attempts that came through do not make it younger.
                 let failing_since = window.failing_since(&thresholds.degraded, memory.judged_since);
                 let started = failing_since.filter(|since| since.by < run.by).unwrap_or(run);
-                let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.clone() };
-                memory.trouble = Some(trouble.clone());
+                let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.as_deref().cloned() };
+                memory.trouble = Some(Box::new(trouble.clone()));
                 self.enter(State::Down, at);
                 changes.push(Change::Began(trouble));
             }
@@ -420,7 +420,7 @@ impl Track {
                 let trouble =
                     Trouble { severity: Severity::Degraded, started: offence.started, reason: Some(offence.reason) };
                 self.memory.last_bad = Some(offence.last);
-                self.memory.trouble = Some(trouble.clone());
+                self.memory.trouble = Some(Box::new(trouble.clone()));
                 self.enter(State::Degraded, at);
                 changes.push(Change::Began(trouble));
             }

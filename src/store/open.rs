@@ -41,7 +41,7 @@ const CLOSELY: [&str; 7] = ["meta", "known_check", "state", "incident", "inciden
 const STATEMENTS_KEPT: usize = 64;
 
 /// Pages kept in memory, in KiB: the newest ones, to which everything is appended. What is older the system keeps.
-const CACHE_KIB: i64 = 1024;
+const CACHE_KIB: i64 = 512;
 
 /// Opens the database for its one writer, making or migrating it.
 pub(super) fn open_writer(path: &Path, now: Timestamp) -> Result<(Connection, File), StoreError> {
