@@ -24,7 +24,7 @@ fn place(target: &str, hook: &Web) -> Place {
     );
     let checks = format!(
         "service: web\ntitle: The web front\n\
-         defaults: {{ every: 1s, timeout: 500ms, outage: {{ failures: 2, confirm_every: 1s, recoveries: 2 }} }}\n\
+         defaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 1s, recoveries: 2 }} }}\n\
          checks:\n  - {{ name: front, http: {{ url: \"{target}\" }} }}\n"
     );
     Place::new(&config, &checks)

@@ -148,12 +148,12 @@ async fn what_bongsu_says_of_mqtt_3_is_what_was_done() {
 /// A delivery in mqtt through the proxy, its observations compared with the account.
 async fn as_accounted(options: &str, alteration: Alteration) {
     let broker = Mosquitto::start(Users::Anyone, "");
-    let (delay_by, hold_max) = (Duration::from_millis(1_200), Duration::from_secs(5));
+    let (delay_by, hold_max) = (Duration::from_millis(1_700), Duration::from_secs(10));
     let proxy = MqttProxy::start(broker.address, 20, Rates { alteration, delay_by, hold_max, ..rates() });
     let settings = settings(Duration::from_secs(5));
     let place = |address| format!("{{ mqtt: {{ url: 'mqtt://{address}', topic: t, {options} }} }}");
     let (send, receive) = (place(broker.address), place(proxy.address));
-    let yaml = format!("{{ send: {send}, receive: {receive}, slow: 800ms, lost_after: 2s }}");
+    let yaml = format!("{{ send: {send}, receive: {receive}, slow: 1500ms, lost_after: 4s }}");
     let ask = build("delivery", &yaml, &settings);
     let mut said: BTreeMap<u64, Delivery> = BTreeMap::new();
     for _ in 0..25 {
@@ -165,7 +165,7 @@ async fn as_accounted(options: &str, alteration: Alteration) {
             said.insert(correction.delivery.sequence, correction.delivery);
         }
     }
-    while let Ok(Some(correction)) = tokio::time::timeout(Duration::from_secs(7), ask.afterwards()).await {
+    while let Ok(Some(correction)) = tokio::time::timeout(Duration::from_secs(12), ask.afterwards()).await {
         said.insert(correction.delivery.sequence, correction.delivery);
     }
     let account = proxy.account();
