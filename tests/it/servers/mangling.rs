@@ -299,15 +299,16 @@ fn a_mail_that_is_put_off_or_hung_up_on_comes_later() {
     assert!(begun.elapsed() >= Duration::from_millis(900), "not at the first attempt");
     proxy.answer(Answer::Hang);
     post(postfix.port, 1..2);
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(first_arrivals(&got), [0], "it hangs");
+    until("it hangs", || proxy.turned() > 0);
+    assert_eq!(first_arrivals(&got), [0]);
     proxy.answer(Answer::Plan);
     until("the mail has arrived that was hung up on", || first_arrivals(&got) == [0, 1]);
     // What is refused for good never comes, and what is sent after it does.
     for answer in [Answer::AtRecipient("550 5.1.1 nobody here"), Answer::AtData("554 5.7.1 spam")] {
+        let before = proxy.turned();
         proxy.answer(answer);
         post(postfix.port, 2..3);
-        thread::sleep(Duration::from_millis(500));
+        until("it is refused", || proxy.turned() > before);
     }
     proxy.answer(Answer::Plan);
     post(postfix.port, 3..4);
