@@ -185,7 +185,7 @@ async fn as_accounted(options: &str, alteration: Alteration) {
     }
 }
 
-/// A mailbox server of one mailbox that takes every mail.
+/// A mailbox server of one mailbox that takes every mail. A bounce quotes a tracer and is none.
 fn mailbox() -> (SocketAddr, Got) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     let address = listener.local_addr().expect("a bound listener has an address");
@@ -208,6 +208,7 @@ fn take_mail(mut stream: TcpStream, got: &Got) {
         line
     };
     say("220 mailbox LMTP");
+    let mut is_bounce = false;
     loop {
         let line = next();
         match line.get(..4) {
@@ -223,11 +224,16 @@ fn take_mail(mut stream: TcpStream, got: &Got) {
                         whole => mail.extend(whole),
                     }
                 }
-                got.lock().expect("no panic").extend(judged(&mail));
+                got.lock().expect("no panic").extend(judged(&mail).filter(|_| !is_bounce));
                 say("250 2.0.0 taken");
             }
             Some(b"QUIT") | None => return,
-            Some(_) => say("250 ok"),
+            said => {
+                if said == Some(b"MAIL") {
+                    is_bounce = line.starts_with(b"MAIL FROM:<>");
+                }
+                say("250 ok");
+            }
         }
     }
 }

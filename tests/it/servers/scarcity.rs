@@ -235,6 +235,7 @@ fn a_disk_without_any_space_stops_neither_watching_nor_telling_nor_answering() {
     let daemon = story.start();
     let filling = disk.keep_full();
     until("it is noticed", || daemon.log().contains("is given up"));
+    until("nothing can be written", || daemon.log().contains("the store does not write; it is tried again"));
     // Long enough for what the check would have to say.
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(story.hook.accepted().len(), 0, "nothing is down: {}", daemon.log());
@@ -303,6 +304,8 @@ fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_
     let disk = Disk::mount(story.place.dir.path().join("db"));
     let daemon = story.start();
     let filling = disk.keep_full();
+    // Until then it may find room in what its reserve leaves, before that is taken as well.
+    until("nothing can be written", || daemon.log().contains("the store does not write; it is tried again"));
     story.target.set(Answer::Status(503));
     until("the problem is told", || story.told("problem").0 == 1);
     daemon.kill();
