@@ -58,7 +58,7 @@ pub struct RestoredState {
 pub struct Restored {
     /// States of all checks that have one, also of checks that are not watched any more.
     pub states: BTreeMap<CheckName, RestoredState>,
-    /// Open incidents, by number.
+    /// Open incidents, and closed ones of which messages are still on their way, by number.
     pub incidents: Vec<Incident>,
     /// Pending messages, by number.
     pub messages: Vec<Message>,
@@ -118,10 +118,13 @@ impl Writer {
             let there: Option<i64> = tx.query_row(&format!("SELECT max(id) FROM {table}"), [], |row| row.get(0))?;
             Ok(u64::try_from(given.max(there).unwrap_or(0)).unwrap_or(0).saturating_add(1))
         };
+        // Of a closed one a message may be on its way, after which its end is told.
+        let unsettled = "SELECT id, json FROM incident WHERE closed_at IS NULL
+                            OR id IN (SELECT incident FROM message WHERE state = 'pending') ORDER BY id";
         let restored = Restored {
             states,
             vantage: rows::vantage(&tx)?,
-            incidents: read::incidents(&tx, "SELECT id, json FROM incident WHERE closed_at IS NULL ORDER BY id", [])?,
+            incidents: read::incidents(&tx, unsettled, [])?,
             messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
             next_incident: IncidentId(next("incident")?),
             next_message: MessageId(next("message")?),

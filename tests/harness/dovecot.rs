@@ -14,6 +14,9 @@ use super::{Server, certs, free_port, scratch_in_memory, write};
 /// The password of every user.
 pub const PASSWORD: &str = "secret";
 
+/// How often a folder is read anew whose files are renamed meanwhile.
+const READS_MAX: usize = 1_000;
+
 /// Longest a mail may take to where it is looked for.
 const ARRIVAL_MAX: Duration = Duration::from_secs(30);
 
@@ -119,7 +122,9 @@ impl Dovecot {
 
     /// A user's mails in a folder, oldest first.
     pub fn mails(&self, user: &str, folder: &str) -> Vec<Vec<u8>> {
-        self.files(user, folder).iter().filter_map(|file| fs::read(file).ok()).collect()
+        // dovecot renames a file when it is first seen and when its flags change; then the folder is read anew.
+        let all_at_once = || self.files(user, folder).iter().map(|file| fs::read(file).ok()).collect();
+        (0..READS_MAX).find_map(|_| all_at_once()).expect("a folder comes to rest")
     }
 
     /// Waits until there are exactly this many mails in a folder.
@@ -135,13 +140,22 @@ impl Dovecot {
         }
     }
 
-    /// Refuses new logins of these users from now on; sessions that are open go on.
+    /// Refuses new logins of these users, and of no others, once this returns; sessions that are open go on.
     pub fn refuse(&self, users: &[&str]) {
+        let before = fs::read_to_string(self.dir.join("refused")).unwrap_or_default();
         let lines: String = users.iter().map(|user| format!("{user}:\n")).collect();
         // Put in place at once: a file that is half written would let somebody in.
         let new = write(&self.dir, "refused.new", &lines);
         super::mosquitto::open_to_all(&new);
         fs::rename(new, self.dir.join("refused")).expect("own directory");
+        // dovecot looks whether the file is another one once a second at most.
+        let is_let_in = |user: &str| {
+            let said = Imap::open(self.imap).expect("dovecot greets").say(&format!("LOGIN {user} {PASSWORD}"));
+            said.contains(" OK ")
+        };
+        for user in before.lines().filter_map(|line| line.strip_suffix(':')).chain(users.iter().copied()) {
+            super::daemon::until("a change of who is refused is seen", || is_let_in(user) != users.contains(&user));
+        }
     }
 
     /// Moves the oldest mail of a folder into another one, as a spam filter does.

@@ -105,6 +105,8 @@ struct State {
     mangler: Mangler<Mail>,
     answer: Answer,
     known: HashSet<(String, String)>,
+    /// How often a mail that is no bounce was refused or hung up on, as told.
+    turned: usize,
     failures: Vec<String>,
     settle: Option<Box<dyn FnMut() + Send>>,
 }
@@ -135,7 +137,8 @@ impl LmtpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let mangler = Mangler::new(seed, rates);
-        let state = State { mangler, answer: Answer::Plan, known: HashSet::new(), failures: Vec::new(), settle: None };
+        let (known, failures) = (HashSet::new(), Vec::new());
+        let state = State { mangler, answer: Answer::Plan, known, turned: 0, failures, settle: None };
         let shared =
             Arc::new(Shared { state: Mutex::new(state), woken: Condvar::new(), over: AtomicBool::new(false), target });
         let clock = shared.clone();
@@ -162,6 +165,11 @@ impl LmtpProxy {
     /// Another answer for the mails from now on.
     pub fn answer(&self, answer: Answer) {
         self.shared.state().answer = answer;
+    }
+
+    /// How often a mail that is no bounce was refused or hung up on, as told by [`LmtpProxy::answer`].
+    pub fn turned(&self) -> usize {
+        self.shared.state().turned
     }
 
     /// Has this done after each mail that is handed over, before the next one is.
@@ -257,6 +265,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
 fn at_recipient(shared: &Shared, from: &str, to: &str) -> String {
     let mut state = shared.state();
     let is_new = state.known.insert((from.to_owned(), to.to_owned()));
+    state.turned += usize::from(matches!(state.answer, Answer::AtRecipient(_)) && !from.is_empty());
     match state.answer {
         Answer::AtRecipient(said) => said.into(),
         Answer::Greylist if is_new => "451 4.7.1 greylisted, try again later".into(),
@@ -267,6 +276,7 @@ fn at_recipient(shared: &Shared, from: &str, to: &str) -> String {
 /// The replies to a mail, one for each recipient (RFC 2033, section 4.2); `None` to close without one.
 fn at_data(shared: &Shared, mail: &Mail) -> Option<Vec<String>> {
     let mut state = shared.state();
+    state.turned += usize::from(matches!(state.answer, Answer::AtData(_) | Answer::Hang) && !mail.from.is_empty());
     match state.answer {
         Answer::AtData(said) => return Some(vec![said.to_owned(); mail.to.len()]),
         Answer::Hang => {

@@ -96,6 +96,18 @@ pub fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
+/// Longest the processes of a server that has ended may hold its port.
+const LET_GO_MAX: Duration = Duration::from_secs(5);
+
+/// Waits until nobody listens there any more: a server's processes end a moment after the one that made them, and what
+/// connects meanwhile is accepted, and then reset.
+fn let_go(port: SocketAddr) {
+    let begun = Instant::now();
+    while TcpStream::connect_timeout(&port, Duration::from_millis(200)).is_ok() && begun.elapsed() < LET_GO_MAX {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// A running server.
 pub struct Server {
     child: Child,
@@ -168,12 +180,13 @@ impl Server {
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_secs(5) {
             if self.child.try_wait().expect("own child").is_some() {
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let_go(self.ready);
     }
 }
 

@@ -87,6 +87,7 @@ impl Postfix {
             }
         }
         let _ = fs::remove_file(self.dir.join("queue/pid/master.pid"));
+        super::let_go(([127, 0, 0, 1], self.port).into());
     }
 
     /// Sends a signal by name to its processes of this program (`qmgr`, `smtpd`), or to all of them.

@@ -24,7 +24,7 @@ fn place(target: &str, hook: &Web) -> Place {
     );
     let checks = format!(
         "service: web\ntitle: The web front\n\
-         defaults: {{ every: 1s, timeout: 500ms, outage: {{ failures: 2, confirm_every: 1s, recoveries: 2 }} }}\n\
+         defaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 1s, recoveries: 2 }} }}\n\
          checks:\n  - {{ name: front, http: {{ url: \"{target}\" }} }}\n"
     );
     Place::new(&config, &checks)
@@ -106,6 +106,22 @@ fn an_outage_that_ends_while_its_receiver_is_down_is_told_in_one_message() {
     until("the whole story is told", || kinds(&hook) == ["past"]);
     let told = hook.accepted()[0].json();
     assert!(told["started"]["by"].is_string() && told["ended"]["by"].is_string(), "{told}");
+}
+
+#[test]
+fn a_kill_after_the_end_of_an_outage_and_before_its_telling_is_known_takes_nobody_the_end() {
+    let (target, hook) = (Web::start(Answer::Status(503)), Web::start(Answer::Nothing));
+    let place = told_by(&target, &webhook("hook", &hook.url("/"), ""), "{ after: 0s, to: [hook] }");
+    let daemon = place.start();
+    until("the problem is being told", || !hook.requests().is_empty());
+    target.set(Answer::Status(200));
+    until("the incident is over", || place.query("SELECT state FROM incidents") == ["closed"]);
+    let outbox = "SELECT kind || ' ' || state || ' ' || attempts FROM outbox";
+    assert_eq!(place.query(outbox), ["problem pending 0"], "nobody knows whether it was told");
+    daemon.kill();
+    hook.set(Answer::Status(200));
+    let _daemon = place.start();
+    until("both ends are told", || kinds(&hook) == ["problem", "recovery"]);
 }
 
 #[test]

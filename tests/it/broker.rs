@@ -10,7 +10,7 @@ use crate::harness::{
 
 async fn probe(manner: Manner, more: &str) -> Observation {
     let broker = Broker::start(manner);
-    let timeout = if manner == Manner::Silent { Duration::from_millis(500) } else { Duration::from_secs(10) };
+    let timeout = if manner == Manner::Silent { Duration::from_secs(2) } else { Duration::from_secs(10) };
     let settings = settings(timeout);
     let ask = build("mqtt", &format!("{{ url: 'mqtt://{}'{more} }}", broker.address), &settings);
     ask.attempt(context(&settings)).await.observation
@@ -28,7 +28,7 @@ async fn deliver(manner: Manner) -> Observation {
 async fn each_manner_of_a_broker_has_its_reason() {
     let (login, exchange) = (Phase::Login, Phase::Exchange);
     let table = [
-        (Manner::Silent, login, Kind::Timeout, "within 500ms"),
+        (Manner::Silent, login, Kind::Timeout, "within 2s"),
         (
             Manner::RefusesLogin(0x86),
             login,

@@ -114,12 +114,14 @@ pub fn told_once(accepted: &[Request], place: &Place, at: &str) {
         assert_eq!(bodies.len(), 1, "{at}: {key} came with different bodies");
         assert!(delivered.contains(*key), "{at}: {key} was received and is not in the store");
     }
-    for incident in place.query("SELECT id FROM incidents") {
-        let id: u64 = incident.parse().expect("a number");
-        let keys = |kind: &str| {
-            let of = accepted.iter().filter(|r| r.json()["kind"] == kind && r.json()["incident"] == id);
-            of.map(Request::key).collect::<BTreeSet<_>>().len()
-        };
+    let mut by_end: BTreeMap<(String, String), BTreeSet<&str>> = BTreeMap::new();
+    for request in accepted {
+        let json = request.json();
+        let kind = json["kind"].as_str().unwrap_or_default().to_owned();
+        by_end.entry((json["incident"].to_string(), kind)).or_default().insert(request.key());
+    }
+    for id in place.query("SELECT id FROM incidents") {
+        let keys = |kind: &str| by_end.get(&(id.clone(), kind.to_owned())).map_or(0, BTreeSet::len);
         let told = (keys("problem"), keys("recovery"), keys("past"));
         // A message that was being sent at a kill is sent again; so a problem may have come and its end be told with it.
         assert!(matches!(told, (1, 1, 0) | (0, 0, 1) | (1, 0, 1)), "{at}: incident {id} was told {told:?}");

@@ -37,7 +37,7 @@ impl World {
             .map(|(n, web)| format!("  - {{ name: c{n}, http: {{ url: \"{}\" }} }}\n", web.url("/")))
             .collect();
         let checks = format!(
-            "service: web\ndefaults: {{ every: 1s, timeout: 500ms, outage: {{ failures: 3, confirm_every: 1s, \
+            "service: web\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 3, confirm_every: 1s, \
              recoveries: 1 }} }}\nchecks:\n{checks}"
         );
         let agent = format!(", canaries: [\"{}\", \"tcp://127.0.0.1:{port}\"]", canary.url("/"));

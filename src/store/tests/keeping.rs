@@ -1,6 +1,9 @@
 //! What goes in comes out, whole or not at all.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -94,9 +97,10 @@ proptest! {
             prop_assert_eq!((back.state.as_str(), back.since, &back.memory), (row.state, row.since, &row.memory));
         }
         prop_assert_eq!(restored.states.len(), states.len());
-        let open: Vec<_> = incidents.values().filter(|i| i.is_open()).cloned().collect();
-        prop_assert_eq!(&restored.incidents, &open);
         let pending: Vec<_> = outbox.values().filter(|m| m.state == MessageState::Pending).cloned().collect();
+        let waited_for: BTreeSet<_> = pending.iter().filter_map(|m| m.alert.incident).collect();
+        let unsettled = incidents.values().filter(|i| i.is_open() || waited_for.contains(&i.id));
+        prop_assert_eq!(&restored.incidents, &unsettled.cloned().collect::<Vec<_>>());
         prop_assert_eq!(&restored.messages, &pending);
         prop_assert_eq!(&restored.vantage, &vantage);
         prop_assert_eq!(restored.next_incident.0, incidents.keys().map(|i| i.0).max().unwrap_or(0) + 1);

@@ -74,9 +74,9 @@ async fn what_becomes_of_a_message_is_told_with_its_account() {
          \"${{account:username}}\", password: \"${{account:password}}\" }} }}",
         broker.address
     );
-    let delivery = format!("    delivery: {{ send: {side}, receive: {side}, slow: 300ms, lost_after: 1500ms }}\n");
+    let delivery = format!("    delivery: {{ send: {side}, receive: {side}, slow: 2s, lost_after: 8s }}\n");
     let ask = load(dir.path(), &delivery);
-    let seen = attempts(&ask, 4, Some(Duration::from_millis(400))).await;
+    let seen = attempts(&ask, 4, Some(Duration::from_secs(3))).await;
     let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["probe01", "probe02", "probe02", "probe03"]);
     assert_eq!((seen[0].1.outcome, &seen[0].1.reason), (Outcome::Ok, &None));
@@ -87,7 +87,7 @@ async fn what_becomes_of_a_message_is_told_with_its_account() {
     assert_eq!((seen[3].1.outcome, pending), (Outcome::Slow, Some(Fate::Pending)));
 
     // Another account's turn comes before the horizon of that message; its fate is told all the same.
-    let next = attempts(&ask, 1, Some(Duration::from_millis(400))).await;
+    let next = attempts(&ask, 1, Some(Duration::from_secs(3))).await;
     assert_eq!((next[0].0.as_str(), next[0].1.outcome), ("probe01", Outcome::Ok));
     let lost = tokio::time::timeout(Duration::from_secs(20), ask.afterwards()).await.expect("its horizon passes");
     let lost = lost.expect("a correction");

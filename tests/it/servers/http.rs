@@ -170,7 +170,7 @@ fn a_stopped_and_a_hung_server_are_told_apart() {
     let url =
         |scheme: &str, port: u16| format!("{{ url: \"{scheme}://127.0.0.1:{port}/\", tls: {{ ca: {} }} }}", nginx.ca);
     let (http, https) = (url("http", nginx.plain), url("https", nginx.tls));
-    let probing = Probing { timeout: Duration::from_millis(700), ..Probing::default() };
+    let probing = Probing { timeout: Duration::from_secs(2), ..Probing::default() };
     // The workers answer, so they are the ones to stop; the kernel still accepts connections for them.
     let master = nginx.server.id().to_string();
     let signal = |name: &str| {

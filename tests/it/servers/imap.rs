@@ -8,14 +8,17 @@ use bongsu::{
 };
 use serde_json::json;
 
-use super::receiving::{self, Session, WAIT_MAX, detail, end, next, quiet, stranger, text, tracer};
+use super::receiving::{self, Session, WAIT_MAX, detail, end, next, quiet, quiet_until, stranger, text, tracer};
 use crate::harness::{
-    dovecot::{Dovecot, PASSWORD},
+    dovecot::{Dovecot, Imap, PASSWORD},
     probing::probe,
     proxy::Proxy,
 };
 
 const USER: &str = "probe";
+
+/// Sooner than a look that nothing was said of, which comes two seconds after the one before at the soonest.
+const PUSHED_MAX: Duration = Duration::from_millis(1_500);
 
 fn account(address: impl std::fmt::Display) -> String {
     format!("url: 'imap://{address}', username: {USER}, password: {PASSWORD}")
@@ -83,10 +86,8 @@ async fn a_mail_is_pushed_and_read_and_strangers_are_left_alone() {
     dovecot.deliver(USER, &stranger("at noon?"));
     let first = next(&mut session).await;
     assert_eq!((text(&first).as_str(), &first.nature, first.beside), ("at noon?", &Nature::Message, None));
-    let begun = Instant::now();
     dovecot.deliver(USER, &tracer("one"));
     let arrival = next(&mut session).await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "pushed, not polled: {:?}", begun.elapsed());
     assert_eq!((text(&arrival).as_str(), &arrival.nature), ("bongsu1.one", &Nature::Message));
     assert_eq!(arrival.beside, Some((Integrity::Equal, "X-Bongsu-Header")));
     assert_eq!((arrival.flaw.as_deref(), detail(&arrival, "folder")), (None, None));
@@ -95,7 +96,16 @@ async fn a_mail_is_pushed_and_read_and_strangers_are_left_alone() {
     assert_eq!(path.get(0), Some(&json!({ "by": "relay.example.com" })), "{path}");
     assert_eq!(path.get(1), Some(&json!({ "by": "mx.example.com", "after_s": 1 })), "{path}");
     assert!(arrival.copy.is_some() && first.copy.is_some() && arrival.copy != first.copy);
-    session.discard(arrival.handle.expect("it stays on the server"));
+    // Pushed, not polled: of several, one is quick on a busy machine as well.
+    let (mut took, mut handles) = (Vec::new(), vec![arrival.handle]);
+    for n in 0..5 {
+        let begun = Instant::now();
+        dovecot.deliver(USER, &tracer(&n.to_string()));
+        handles.push(next(&mut session).await.handle);
+        took.push(begun.elapsed());
+    }
+    assert!(took.iter().min() < Some(&PUSHED_MAX), "{took:?}");
+    handles.into_iter().for_each(|handle| session.discard(handle.expect("it stays on the server")));
     session.close().await;
     assert_eq!(dovecot.mails(USER, "INBOX").len(), 2, "both of the stranger's");
     let mut client = dovecot.client(USER);
@@ -122,8 +132,7 @@ async fn what_was_left_is_handed_out_and_taken_off() {
     // What is discarded goes while the session waits.
     session.discard(first.handle.expect("a handle"));
     session.discard(here.handle.expect("a handle"));
-    quiet(&mut session).await;
-    assert_eq!(dovecot.wait_for_mails(USER, "INBOX", 2).len(), 2);
+    quiet_until(&mut session, "both are taken off", || dovecot.mails(USER, "INBOX").len() == 2).await;
     session.discard(second.handle.expect("a handle"));
     // A handle that nobody gave out is none.
     session.discard(999);
@@ -160,6 +169,14 @@ async fn without_push_it_is_polled() {
     }
 }
 
+/// How many mails of the open folder are marked as deleted.
+fn marked(client: &mut Imap) -> usize {
+    client.say("NOOP");
+    let said = client.say("SEARCH DELETED");
+    let hits = said.lines().find_map(|line| line.strip_prefix("* SEARCH")).unwrap_or_else(|| panic!("{said}"));
+    hits.split_whitespace().count()
+}
+
 #[tokio::test]
 async fn mails_of_others_that_are_marked_deleted_stay() {
     for capability in ["IMAP4rev1 IDLE", "IMAP4rev1 IDLE UIDPLUS"] {
@@ -177,10 +194,12 @@ async fn mails_of_others_that_are_marked_deleted_stay() {
             // Of the first nothing was left yet.
             assert_eq!(detail(&arrival, "left_on_server").is_some(), n > 0 && !plus, "{arrival:?}");
             session.discard(arrival.handle.expect("a handle"));
-            quiet(&mut session).await;
+            // Where it stays, beside the stranger's and those before it.
+            let is_done = || if plus { dovecot.mails(USER, "INBOX").len() == 1 } else { marked(&mut client) == n + 2 };
+            quiet_until(&mut session, "it is taken off, or marked", is_done).await;
         }
         if capability.contains("UIDPLUS") {
-            let left = dovecot.wait_for_mails(USER, "INBOX", 1);
+            let left = dovecot.mails(USER, "INBOX");
             assert!(String::from_utf8_lossy(&left[0]).contains("marked"));
             session.close().await;
             continue;
@@ -247,7 +266,7 @@ async fn another_program_may_take_mails_away_and_make_folders_anew() {
     let dovecot = Dovecot::start();
     let mut client = dovecot.client(USER);
     client.say("CREATE Probe");
-    let append = |client: &mut crate::harness::dovecot::Imap, text: &str| {
+    let append = |client: &mut Imap, text: &str| {
         let mail = String::from_utf8(tracer(text)).expect("text");
         assert!(client.say(&format!("APPEND Probe {{{}+}}\r\n{mail}", mail.len())).contains(" OK "));
     };
@@ -297,7 +316,8 @@ async fn a_server_that_ends_or_falls_silent_is_told() {
     assert_eq!(end(&mut silent).await, reason, "it stays so");
     let begun = Instant::now();
     tokio::time::timeout(WAIT_MAX, silent.close()).await.expect("it closes at once");
-    assert!(begun.elapsed() < Duration::from_secs(1));
+    // Its goodbye would be waited for five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     dovecot.server.stop();
     let reason = end(&mut ended).await;
     assert_eq!(reason.phase, Phase::Deliver);

@@ -23,9 +23,9 @@ struct Bench {
 
 impl Bench {
     fn new(send: &str, receive: &str) -> Self {
-        let settings = settings(Duration::from_secs(5));
+        let settings = settings(Duration::from_secs(20));
         let yaml = format!(
-            "{{ send: {send}, receive: {receive}, sessions: kept, login_every: off, slow: 5s, lost_after: 20s }}"
+            "{{ send: {send}, receive: {receive}, sessions: kept, login_every: off, slow: 20s, lost_after: 30s }}"
         );
         Self { ask: build("delivery", &yaml, &settings), settings }
     }

@@ -67,7 +67,7 @@ fn a_pulled_cable_is_the_agents_own_fault_and_told_once_when_it_is_back() {
         hook.url("/")
     );
     let checks = format!(
-        "service: web\ndefaults: {{ every: 1s, timeout: 500ms, outage: {{ failures: 2, confirm_every: 1s }} }}\n\
+        "service: web\ndefaults: {{ every: 1s, timeout: 1s, outage: {{ failures: 2, confirm_every: 1s }} }}\n\
          checks: [ {{ name: front, http: {{ url: \"{}\" }} }} ]\n",
         target.url("/")
     );

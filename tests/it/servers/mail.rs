@@ -5,7 +5,10 @@ mod failures;
 mod killed;
 mod route;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bongsu::{
     check::{Ask, Settings},
@@ -50,7 +53,20 @@ impl Bench {
         }
         all
     }
+
+    /// Between attempts until this is so, which the sessions see to; nothing comes to light meanwhile.
+    pub async fn quiet_until(&self, what: &str, mut done: impl FnMut() -> bool) {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < WAIT_MAX, "waited in vain: {what}");
+            assert_eq!(self.corrections(LOOK_EVERY).await, []);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
 }
+
+/// How often it is looked whether something has become so.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Times that only a route that is broken exceeds, on a busy machine as well.
 const PATIENT: &str = "slow: 20s, lost_after: 30s";

@@ -5,7 +5,7 @@ use bongsu::{
     protocol::Nature,
 };
 
-use super::receiving::{self, Session, WAIT_MAX, detail, end, next, quiet, stranger, text, tracer};
+use super::receiving::{self, Session, WAIT_MAX, detail, end, next, quiet, quiet_until, stranger, text, tracer};
 use crate::harness::{
     dovecot::{Dovecot, PASSWORD},
     probing::probe,
@@ -71,10 +71,7 @@ async fn what_is_new_is_read_and_only_the_own_is_deleted() {
     assert_eq!((next(&mut other).await.copy, next(&mut other).await.copy), (old.copy, arrival.copy));
     // While it waits, and at its end.
     session.discard(old.handle.expect("a handle"));
-    for _ in 0..3 {
-        quiet(&mut session).await;
-    }
-    dovecot.wait_for_mails(USER, "INBOX", 3);
+    quiet_until(&mut session, "it is taken off", || dovecot.mails(USER, "INBOX").len() == 3).await;
     session.discard(arrival.handle.expect("a handle"));
     session.close().await;
     let left: Vec<String> =

@@ -19,6 +19,9 @@ pub const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long nothing must come.
 pub const QUIET: Duration = Duration::from_millis(700);
 
+/// How often it is looked whether something has become so.
+pub const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// A session as it opened.
 pub type Session = Box<dyn ReceiveSession>;
 
@@ -44,6 +47,16 @@ pub async fn next(session: &mut Session) -> Arrival {
 pub async fn quiet(session: &mut Session) {
     let came = tokio::time::timeout(QUIET, session.next()).await;
     assert!(came.is_err(), "{came:?}");
+}
+
+/// Nothing comes until this is so, which the session sees to while it is waited for.
+pub async fn quiet_until(session: &mut Session, what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < WAIT_MAX, "waited in vain: {what}");
+        let came = tokio::time::timeout(LOOK_EVERY, session.next()).await;
+        assert!(came.is_err(), "{came:?}");
+    }
 }
 
 /// Why the session ends.

@@ -69,6 +69,14 @@ impl Disk {
         Filling { stop, thread: Some(thread) }
     }
 
+    /// Whether not even a page finds room.
+    fn is_full(&self) -> bool {
+        let file = self.0.join("page");
+        let is_full = fs::write(&file, [7; 4_096]).is_err();
+        fs::remove_file(file).expect("own disk");
+        is_full
+    }
+
     fn free(&self) {
         fs::remove_file(self.filler()).expect("it was filled");
     }
@@ -234,7 +242,7 @@ fn a_disk_without_any_space_stops_neither_watching_nor_telling_nor_answering() {
     let disk = Disk::mount(story.place.dir.path().join("db"));
     let daemon = story.start();
     let filling = disk.keep_full();
-    until("it is noticed", || daemon.log().contains("is given up"));
+    until("it is noticed", || daemon.log().contains("is given up") && disk.is_full());
     // Long enough for what the check would have to say.
     std::thread::sleep(Duration::from_secs(4));
     assert_eq!(story.hook.accepted().len(), 0, "nothing is down: {}", daemon.log());
@@ -303,6 +311,8 @@ fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_
     let disk = Disk::mount(story.place.dir.path().join("db"));
     let daemon = story.start();
     let filling = disk.keep_full();
+    // Until then it may find room in what its reserve leaves, before that is taken as well.
+    until("the reserve is taken as well", || daemon.log().contains("is given up") && disk.is_full());
     story.target.set(Answer::Status(503));
     until("the problem is told", || story.told("problem").0 == 1);
     daemon.kill();

@@ -256,7 +256,7 @@ async fn a_report_names_the_mail_it_is_about() {
 async fn a_frozen_server_and_a_stopped_one_are_told_apart() {
     let mut postfix = Postfix::start();
     let proxy = Proxy::start(([127, 0, 0, 1], postfix.port).into());
-    let settings = settings(Duration::from_millis(700));
+    let settings = settings(Duration::from_secs(2));
     let ask = build("smtp", &format!("url: 'smtp://{}'", proxy.address), &settings);
     assert_eq!(ask.target(), format!("smtp://{}", proxy.address));
     proxy.hold_from("220 ");

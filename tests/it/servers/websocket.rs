@@ -93,11 +93,11 @@ async fn exchanges_are_held() {
     let text = "the server closed the session: against its policy (code 1008): wrong token; expected a frame with \
                 \"welcome\", got nothing";
     assert_eq!(failure(&refused).await, (Phase::Exchange, Kind::Rejected, text.into()));
-    let settings = settings(Duration::from_millis(700));
+    let settings = settings(Duration::from_secs(2));
     let ask = build("websocket", &at("/echo", "{ send: a }, { expect: b }"), &settings);
     let reason = ask.attempt(context(&settings)).await.observation.reason.expect("a failure has a reason");
     assert_eq!(reason.kind, Kind::Timeout);
-    assert!(reason.text.ends_with("within 700ms; expected a frame with \"b\", got \"a\""), "{}", reason.text);
+    assert!(reason.text.ends_with("within 2s; expected a frame with \"b\", got \"a\""), "{}", reason.text);
 }
 
 #[tokio::test]
@@ -120,12 +120,12 @@ async fn close_codes_are_told_in_words() {
 #[tokio::test]
 async fn a_frozen_server_and_a_stopped_one_are_told_apart() {
     let mut server = WebSocketServer::start();
-    let settings = settings(Duration::from_millis(700));
+    let settings = settings(Duration::from_secs(2));
     let ask = build("websocket", &format!("url: 'ws://{}/echo'", server.address), &settings);
     server.server.signal("STOP");
     let reason = ask.attempt(context(&settings)).await.observation.reason.expect("a failure has a reason");
     assert_eq!((reason.phase, reason.kind), (Phase::Exchange, Kind::Timeout));
-    assert!(reason.text.contains("within 700ms"), "{}", reason.text);
+    assert!(reason.text.contains("within 2s"), "{}", reason.text);
     server.server.stop();
     let reason = ask.attempt(context(&settings)).await.observation.reason.expect("a failure has a reason");
     assert_eq!((reason.phase, reason.kind), (Phase::Connect, Kind::Refused));

@@ -4,7 +4,7 @@
 //! must give the same back.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     path::Path,
     time::Duration,
 };
@@ -120,8 +120,9 @@ impl Store {
             (w.check.clone(), (memory, recent(w).unwrap_or_default()))
         });
         let checks = checks.collect();
-        self.incidents.retain(|_, i| i.is_open());
         self.messages.retain(|_, m| m.state == MessageState::Pending);
+        let waiting: BTreeSet<IncidentId> = self.messages.values().filter_map(|m| m.alert.incident).collect();
+        self.incidents.retain(|id, i| i.is_open() || waiting.contains(id));
         let past = Past {
             instance: instance.to_owned(),
             checks,

@@ -95,7 +95,7 @@ impl Site {
         let answered = answered(&self.target.requests());
         let accepted: BTreeSet<String> = self.hook.accepted().iter().map(|r| r.key().to_owned()).collect();
         let sent: BTreeSet<String> = self.hook.requests().iter().map(|r| r.key().to_owned()).collect();
-        open_and_check(&self.database(), at);
+        open_and_check(&self.database()).unwrap_or_else(|why| panic!("{at}: {why}"));
         let rows: BTreeSet<String> = self.rows("SELECT key FROM outbox").into_iter().collect();
         assert!(rows.is_superset(&sent), "{at}: {sent:?} were sent, {rows:?} are written");
         let delivered = self.rows("SELECT key FROM outbox WHERE state = 'delivered'");
@@ -183,13 +183,14 @@ fn answered(requests: &[Request]) -> usize {
     requests.windows(2).filter(|two| two[1].at.saturating_duration_since(two[0].at) < ANSWERED_WITHIN).count()
 }
 
-/// Opens a database with the code of the daemon, which must find it whole, and has SQLite look at all of it.
-pub fn open_and_check(path: &Path, at: &str) {
+/// Opens a database with the code of the daemon, which must find it whole, and has SQLite look at all of it; what is
+/// wrong with it.
+pub fn open_and_check(path: &Path) -> Result<(), String> {
     let now = bongsu::clock::now();
-    let mut writer = Writer::open(path, now).unwrap_or_else(|e| panic!("{at}: it does not open: {e}"));
-    writer.restore(now, &[]).unwrap_or_else(|e| panic!("{at}: it cannot be gone on from: {e}"));
+    let mut writer = Writer::open(path, now).map_err(|e| format!("it does not open: {e}"))?;
+    writer.restore(now, &[]).map_err(|e| format!("it cannot be gone on from: {e}"))?;
     drop(writer);
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("it is there");
     let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it is SQLite");
-    assert_eq!(found, "ok", "{at}");
+    (found == "ok").then_some(()).ok_or(found)
 }

@@ -5,9 +5,10 @@ use std::{fs, path::Path};
 /// What strace is called with, so that [`read`] understands what it writes below `dir`.
 pub fn strace(dir: &Path) -> Vec<String> {
     let calls = "trace=openat,pwrite64,write,writev,sendto,fsync,fdatasync,ftruncate,unlink,rename";
-    let words = ["strace", "-ff", "-y", "-x", "-s", "2000000", "--absolute-timestamps=format:unix,precision:ns", "-e"];
-    let mut words: Vec<String> = words.map(Into::into).to_vec();
-    words.extend([calls.into(), "-o".into(), dir.join("trace").display().to_string()]);
+    let times = ["--absolute-timestamps=format:unix,precision:ns", "--syscall-times=ns"];
+    let words = ["strace", "-ff", "-y", "-x", "-s", "2000000"].into_iter().chain(times).chain(["-e", calls]);
+    let mut words: Vec<String> = words.map(Into::into).collect();
+    words.extend(["-o".into(), dir.join("trace").display().to_string()]);
     words
 }
 
@@ -28,7 +29,8 @@ pub enum Step {
     Said(Vec<u8>),
 }
 
-/// Everything in order, each with its time in nanoseconds.
+/// Everything in order, each with its time in nanoseconds: when it was begun, but of what makes safe when it was done.
+/// So what one thread says while another's call has not come back was said before anything was safe.
 pub fn read(dir: &Path) -> Vec<(u128, Step)> {
     let mut steps = Vec::new();
     for entry in fs::read_dir(dir).expect("own directory").flatten() {
@@ -41,17 +43,18 @@ pub fn read(dir: &Path) -> Vec<(u128, Step)> {
     steps
 }
 
-/// A line such as `1.5 pwrite64(12</db-wal>, "a\x00", 2, 32) = 2`; nothing of a call that failed or is of no interest.
+/// A line such as `1.5 pwrite64(12</db-wal>, "a\x00", 2, 32) = 2 <0.1>`; nothing of a call that failed or is of no interest.
 fn line(line: &str) -> Option<(u128, Step)> {
     let (time, rest) = line.split_once(' ')?;
-    let (seconds, nanos) = time.split_once('.')?;
-    let at = seconds.parse::<u128>().ok()? * 1_000_000_000 + nanos.parse::<u128>().ok()?;
+    let at = nanoseconds(time.split_once('.')?)?;
     let (name, rest) = rest.split_once('(')?;
     let (arguments, result) = rest.rsplit_once(" = ")?;
+    let took = result.rsplit_once('<').and_then(|(_, took)| took.strip_suffix('>')?.split_once('.'));
     if result.starts_with('-') {
         return None;
     }
     let arguments = arguments.trim_end().strip_suffix(')')?;
+    let done_at = at + took.and_then(nanoseconds).unwrap_or(0);
     let step = match name {
         "openat" => Step::Open(text(&strings(arguments).into_iter().next()?)),
         "unlink" => Step::Unlink(text(&strings(arguments).into_iter().next()?)),
@@ -70,7 +73,12 @@ fn line(line: &str) -> Option<(u128, Step)> {
         }
         _ => return None,
     };
-    Some((at, step))
+    Some((if matches!(step, Step::Sync(_)) { done_at } else { at }, step))
+}
+
+/// Of a time with nine places.
+fn nanoseconds((seconds, nanos): (&str, &str)) -> Option<u128> {
+    Some(seconds.parse::<u128>().ok()? * 1_000_000_000 + nanos.parse::<u128>().ok()?)
 }
 
 /// What the first argument, a descriptor, stands for: `12</tmp/db>`.
@@ -140,14 +148,14 @@ fn escaped(rest: &mut std::iter::Peekable<std::str::Bytes<'_>>) -> u8 {
 fn lines_of_strace_are_read() {
     let table = [
         (
-            "1.000000002 openat(AT_FDCWD</w>, \"/d/b.db\", O_RDWR|O_CREAT, 0644) = 11</d/b.db>",
+            "1.000000002 openat(AT_FDCWD</w>, \"/d/b.db\", O_RDWR|O_CREAT, 0644) = 11</d/b.db> <0.000000009>",
             Step::Open("/d/b.db".into()),
         ),
         (
-            "1.000000002 pwrite64(12</d/b.db-wal>, \"*5\\x00\\\"\\n\\0008, \", 9, 4152) = 9",
+            "1.000000002 pwrite64(12</d/b.db-wal>, \"*5\\x00\\\"\\n\\0008, \", 9, 4152) = 9 <0.000000009>",
             Step::Write("/d/b.db-wal".into(), 4152, b"*5\0\"\n\x008, ".to_vec()),
         ),
-        ("1.000000002 fsync(13</d>)                = 0", Step::Sync("/d".into())),
+        ("1.000000001 fsync(13</d>)                = 0 <0.000000001>", Step::Sync("/d".into())),
         ("1.000000002 ftruncate(13</d/b.db-wal>, 32) = 0", Step::Truncate("/d/b.db-wal".into(), 32)),
         ("1.000000002 unlink(\"/d/b.db-journal\") = 0", Step::Unlink("/d/b.db-journal".into())),
         (

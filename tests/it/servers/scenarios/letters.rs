@@ -59,15 +59,15 @@ fn the_mails_of_an_incident_are_one_thread_that_reads_well_as_text() {
     let front = MqttProxy::start(broker.address, 1, Rates::default());
     let side = |address| format!("{{ mqtt: {{ url: 'mqtt://{address}', topic: t }} }}");
     let (send, receive) = (side(broker.address), side(front.address));
-    let check = format!("delivery: {{ send: {send}, receive: {receive}, slow: 400ms, lost_after: 900ms }}");
+    let check = format!("delivery: {{ send: {send}, receive: {receive}, slow: 1500ms, lost_after: 3s }}");
     let defaults = "every: 1s, timeout: 1s, outage: { failures: 3, confirm_every: 500ms }";
-    let steps = "{ after: 0s, to: [hook, mail], repeat: 4s }, { after: 1h, to: [hook] }";
+    let steps = "{ after: 0s, to: [hook, mail], repeat: 10s }, { after: 1h, to: [hook] }";
     let mail = MailSystem::start();
     let stage = Stage::new(mail, &[("chat", check)], defaults, steps);
     let _daemon = stage.play();
     // First late, then gone, then well again.
     let onset = clock::now();
-    front.now(Rates { delay: 1.0, delay_by: Duration::from_millis(600), ..Rates::default() });
+    front.now(Rates { delay: 1.0, delay_by: Duration::from_secs(2), ..Rates::default() });
     stage.wait_for("mails", onset, &["problem"]);
     let has = |word: &str| stage.subjects().iter().any(|s| s.starts_with(word));
     front.now(Rates { drop: 1.0, ..Rates::default() });

@@ -23,14 +23,14 @@ fn copies_and_delay_are_a_degradation_and_no_loss() {
     let broker = Mosquitto::start(Users::Anyone, "");
     let late = MqttProxy::start(broker.address, 1, Rates::default());
     let twice = MqttProxy::start(late.address, 1, Rates::default());
-    let kept = "slow: 400ms, lost_after: 20s, sessions: kept";
+    let kept = "slow: 1500ms, lost_after: 20s, sessions: kept";
     let check = format!("delivery: {{ send: {}, receive: {}, {kept} }}", place(broker.address), place(twice.address));
     let defaults = "every: 1s, timeout: 1s";
     let stage = Stage::new(MailSystem::start(), &[("chat", check)], defaults, TOLD);
     let daemon = stage.play();
     let onset = clock::now();
     twice.now(Rates { repeat: 1.0, ..Rates::default() });
-    late.now(Rates { delay: 1.0, delay_by: Duration::from_millis(900), ..Rates::default() });
+    late.now(Rates { delay: 1.0, delay_by: Duration::from_secs(2), ..Rates::default() });
     stage.wait_for("R8", onset, &["problem"]);
     let problem = &stage.told()[0];
     println!("{}", problem.text);
@@ -102,7 +102,7 @@ fn what_turns_up_after_all_was_not_lost_in_mqtt() {
     let broker = Mosquitto::start(Users::Anyone, "");
     let proxy = MqttProxy::start(broker.address, 1, Rates::default());
     let (send, receive) = (place(broker.address), place(proxy.address));
-    let check = format!("delivery: {{ send: {send}, receive: {receive}, slow: 500ms, lost_after: 900ms }}");
+    let check = format!("delivery: {{ send: {send}, receive: {receive}, slow: 1500ms, lost_after: 2s }}");
     let defaults = "every: 1s, timeout: 1s, outage: { failures: 3, confirm_every: 1s }";
     let stage = Stage::new(MailSystem::start(), &[("chat", check)], defaults, TOLD);
     silent_loss(&stage, "R9 mqtt", |rates| proxy.now(rates), || proxy.release());
@@ -111,7 +111,7 @@ fn what_turns_up_after_all_was_not_lost_in_mqtt() {
 #[test]
 fn what_turns_up_after_all_was_not_lost_in_mail() {
     let mail = MailSystem::start();
-    let check = mail.delivery("slow: 2s, lost_after: 3s");
+    let check = mail.delivery("slow: 4s, lost_after: 6s");
     let defaults = "every: 3s, timeout: 3s, outage: { failures: 3, confirm_every: 3s }";
     let stage = Stage::new(mail, &[("mail", check)], defaults, TOLD);
     let proxy = &stage.mail.proxy;
@@ -138,7 +138,7 @@ fn text_that_is_changed_is_told_by_how_it_was_changed() {
     services.push(("mail", mail.delivery("slow: 10s, lost_after: 30s")));
     // What carries ASCII alone sees nothing of it.
     services.push(("plain", format!("mqtt: {{ url: 'mqtt://{}' }}", proxies[1].address)));
-    let defaults = "every: 1s, timeout: 1s, outage: { failures: 3, confirm_every: 500ms }";
+    let defaults = "every: 2s, timeout: 2s, outage: { failures: 3, confirm_every: 500ms }";
     let stage = Stage::new(mail, &services, defaults, TOLD);
     let _daemon = stage.play();
     let onset = clock::now();
