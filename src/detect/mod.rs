@@ -324,7 +324,8 @@ impl Track {
                 // Single attempts that came through do not make it younger.
                 let failing_since = window.failing_since(&thresholds.degraded, memory.judged_since);
                 let started = failing_since.filter(|since| since.by < run.by).unwrap_or(run);
-                let trouble = Trouble { severity: Severity::Down, started, reason: memory.bad.reason.as_deref().cloned() };
+                let trouble =
+                    Trouble { severity: Severity::Down, started, reason: memory.bad.reason.as_deref().cloned() };
                 memory.trouble = Some(Box::new(trouble.clone()));
                 self.enter(State::Down, at);
                 changes.push(Change::Began(trouble));
