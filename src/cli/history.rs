@@ -1,172 +1,119 @@
-//! What commands read of the past: the store beside the daemon, or the store alone when no daemon runs.
+//! `bongsu history`: what was seen of one check.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{
-    Context, Failure,
-    control::{Client, Trouble},
-    render::status::alone,
+    Context, Failure, Format, Verdict,
+    moment::when,
+    render::text::{Cell, Table, measured, tone_of},
 };
 use crate::{
-    alert::Message,
-    config::{self, OsEnvironment},
-    incident::{Incident, IncidentId},
-    store::{IncidentQuery, IncidentRecord, OutboxCounts, Reader, StoreError},
-    value::{Name, Timestamp},
-    web::control::{CheckStatus, StatusReport},
+    clock,
+    observation::{Observation, Outcome},
+    store::Reader,
+    value::{CheckName, Timestamp},
 };
 
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Failed(error.to_string())
-    }
+/// What was seen of a check: its attempts, the latest last
+///
+/// Reads rows and sealed days alike, so everything that is kept (store.keep). Of a sealed attempt that was fine, times are
+/// told to 1 %.
+#[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  bongsu history mail/round-trip
+  bongsu history mail/round-trip --since 90d --bad
+  bongsu history mail/round-trip --since 2026-11-01 --until 2026-11-02 --limit 100000 --json")]
+pub struct Args {
+    /// The check
+    #[arg(value_name = "SERVICE/CHECK")]
+    check: CheckName,
+    /// From then on: a time (RFC 3339), a day, or how long ago [default: 24h]
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    since: Option<Timestamp>,
+    /// Until before then
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    until: Option<Timestamp>,
+    /// Only attempts that were not fine
+    #[arg(long)]
+    bad: bool,
+    /// Show at most this many, the latest
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    limit: u32,
+    #[command(flatten)]
+    format: Format,
 }
 
-/// The store, and the daemon's own report if there is a daemon.
-pub struct History {
-    /// The store, or why it cannot be read beside a daemon that runs.
-    reader: Result<Reader, String>,
-    report: Option<StatusReport>,
-    /// A daemon listens and does not say how it stands: the words for it.
-    silent: Option<String>,
-}
+/// Time looked back when nobody says.
+const SINCE: Duration = Duration::from_secs(86_400);
 
-/// Opens the store and asks the daemon how it stands.
-pub async fn open(cx: &Context) -> Result<History, Failure> {
+/// Reads and shows it.
+pub fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let places = cx.places()?;
-    let asked = match Client::connect(&places.agent.socket).await {
-        Ok(daemon) => daemon.status().await,
-        Err(trouble) => Err(trouble),
-    };
-    // A daemon whose disk is full or that has no descriptor left cannot answer, and then more than ever one wants to
-    // see what the store holds.
-    let (report, silent) = match asked {
-        Ok(report) => (Some(report), None),
-        Err(Trouble::NotRunning(_)) => (None, None),
-        Err(trouble @ Trouble::Broken(_)) => (None, Some(trouble.to_string())),
-        Err(trouble) => return Err(trouble.into()),
-    };
-    // Nobody can end a process that hangs as the daemon's disk does.
-    if let Some(trouble) = report.as_ref().and_then(|r| r.store.as_ref()).filter(|trouble| trouble.hangs) {
-        let why = format!("the database is not read: {}", trouble.error);
-        return Ok(History { reader: Err(why), report, silent });
+    let reader = Reader::open(&places.store.path)?;
+    if !reader.checks()?.iter().any(|c| c.check == args.check) {
+        let text = format!("nothing is known of a check `{}`; `bongsu status` lists them", args.check);
+        return Err(Failure::usage(text));
     }
-    let reader = match (Reader::open(&places.store.path), &report) {
-        (Ok(reader), _) => Ok(reader),
-        (Err(StoreError::Missing { path }), None) if silent.is_none() => {
-            let text = "the daemon is not running and there is no database at";
-            return Err(Failure::failed(format!("{text} {}; start it with `bongsu run`", path.display())));
-        }
-        // What the daemon has in memory is the better part then.
-        (Err(error), Some(_)) => Err(error.to_string()),
-        (Err(error), None) => return Err(error.into()),
-    };
-    Ok(History { reader, report, silent })
-}
-
-impl History {
-    /// Whether a daemon runs.
-    pub fn daemon(&self) -> bool {
-        self.report.is_some()
-    }
-
-    /// How the daemon stands, if there is one.
-    pub fn report(&self) -> Option<&StatusReport> {
-        self.report.as_ref()
-    }
-
-    fn reader(&self) -> Result<&Reader, Failure> {
-        self.reader.as_ref().map_err(|why| Failure::failed(why.as_str()))
-    }
-
-    /// What the daemon knows of incidents and the store does not, because it does not write.
-    fn unwritten(&self) -> Option<&[Incident]> {
-        Some(&self.report.as_ref()?.store.as_ref()?.incidents)
-    }
-
-    /// Says on standard error that nobody looks, if so, and how old the facts are; or that the store cannot be looked
-    /// into.
-    pub fn say_if_alone(&self, cx: &mut Context) -> Result<(), Failure> {
-        if self.report.as_ref().and_then(|r| r.store.as_ref()).is_some_and(|trouble| trouble.hangs) {
-            cx.out.note(
-                "the disk does not answer: of what is stored, only the open incidents are known, without timelines",
-            );
-        }
-        if self.report.is_none() {
-            cx.out.note(&alone(self.silent.as_deref(), self.last_observed()?));
-        }
-        Ok(())
-    }
-
-    /// When anything was last observed.
-    pub fn last_observed(&self) -> Result<Option<Timestamp>, Failure> {
-        if let Some(report) = self.report.as_ref().filter(|r| r.store.is_some() || self.reader.is_err()) {
-            return Ok(report.checks.iter().filter_map(|c| c.last.as_ref()).map(|l| l.at).max());
-        }
-        Ok(self.reader()?.checks()?.into_iter().filter_map(|c| c.last).map(|o| o.at).max())
-    }
-
-    /// How the checks stood when they were last observed. Checks that are not configured any more are left out as
-    /// far as the configuration can be read.
-    pub fn checks(&self, cx: &Context) -> Result<Vec<CheckStatus>, Failure> {
-        let configured: Option<BTreeSet<_>> = config::load(&cx.config_path(), &OsEnvironment)
-            .ok()
-            .map(|config| config.checks.iter().map(|c| c.name.clone()).collect());
-        let known = self.reader()?.checks()?.into_iter();
-        let wanted = known.filter(|c| configured.as_ref().is_none_or(|names| names.contains(&c.check)));
-        Ok(wanted.map(CheckStatus::from).collect())
-    }
-
-    /// Incidents: the open ones first, then the newest; at most `limit`.
-    pub fn incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
-        let stored = self.stored_incidents(open, service, limit);
-        let Some(unwritten) = self.unwritten() else { return stored };
-        // A store that does not write may not be readable either.
-        let mut found = stored.unwrap_or_default();
-        for incident in unwritten {
-            found.retain(|i| i.id != incident.id);
-            if (!open || incident.is_open()) && service.is_none_or(|name| *name == incident.service) {
-                found.push(incident.clone());
+    let now = clock::now();
+    let (since, until) = (args.since.unwrap_or(now - SINCE), args.until.unwrap_or(now + SINCE));
+    let mut shown: std::collections::VecDeque<Observation> = Default::default();
+    let mut left_out = 0_usize;
+    reader.past(&args.check, since, until, |of_day| {
+        for o in of_day.into_iter().filter(|o| !args.bad || o.outcome != Outcome::Ok) {
+            shown.push_back(o);
+            if shown.len() > args.limit as usize {
+                shown.pop_front();
+                left_out += 1;
             }
         }
-        found.sort_by_key(|i| (!i.is_open(), std::cmp::Reverse(i.id)));
-        found.truncate(limit);
-        Ok(found)
+        true
+    })?;
+    let text = if args.format.json {
+        let line = |o: &Observation| o.to_json(&args.check, places.agent.name.as_str()).to_string() + "\n";
+        shown.iter().map(line).collect()
+    } else {
+        table(shown.iter()).render(cx.out.screen())
+    };
+    cx.out.print(&text)?;
+    if left_out > 0 {
+        cx.out.note(&format!("{left_out} earlier ones are left out; --limit shows more"));
     }
+    Ok(Verdict::Fine)
+}
 
-    fn stored_incidents(&self, open: bool, service: Option<&Name>, limit: usize) -> Result<Vec<Incident>, Failure> {
-        let query = |open| IncidentQuery { open, since: None, service: service.cloned(), limit: Some(limit) };
-        let mut found = self.reader()?.incidents(&query(true))?;
-        if !open {
-            let seen: BTreeSet<IncidentId> = found.iter().map(|i| i.id).collect();
-            found.extend(self.reader()?.incidents(&query(false))?.into_iter().filter(|i| !seen.contains(&i.id)));
+fn table<'a>(rows: impl Iterator<Item = &'a Observation>) -> Table {
+    let mut table = Table::new(&["AT", "OUTCOME", "LATENCY", "MESSAGE", "WHY"]);
+    for o in rows {
+        let word = o.outcome.as_str();
+        table.row(vec![
+            o.at.to_string().into(),
+            Cell::new(word).tone(tone_of(word)),
+            Cell::new(measured(o.latency())).right(),
+            o.delivery.as_ref().map(|d| d.fate.as_str()).unwrap_or_default().into(),
+            o.reason.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::render::text::Screen,
+        observation::{Accept, Delivery, Fate, Kind, Phase, Reason},
+    };
+
+    #[test]
+    fn each_attempt_is_a_line_with_its_fate_and_reason() {
+        let mut o = Observation::new(Timestamp::from_millis(1_000), Outcome::Failed, Duration::from_millis(5_000));
+        o.reason = Some(Reason::new(Phase::Deliver, Kind::Lost, "absent after 5m"));
+        o.delivery = Some(Delivery::new(Fate::Lost, Accept::Accepted, 3));
+        let text = table([o].iter()).render(Screen { width: None, colour: false });
+        let line = text.lines().nth(1).expect("a heading and a line");
+        for word in ["1970-01-01T00:00:01.000Z", "failed", "lost", "deliver: absent after 5m"] {
+            assert!(line.contains(word), "{word}: {line}");
         }
-        found.truncate(limit);
-        Ok(found)
-    }
-
-    /// One incident with all that is told of it; of one that is not written yet, no timeline.
-    pub fn incident(&self, id: IncidentId) -> Result<Option<IncidentRecord>, Failure> {
-        let stored = self.reader().and_then(|reader| Ok(reader.incident(id)?));
-        let Some(incident) = self.unwritten().and_then(|all| all.iter().find(|i| i.id == id)) else { return stored };
-        let record = stored.ok().flatten();
-        let (timeline, messages) = record.map(|r| (r.timeline, r.messages)).unwrap_or_default();
-        Ok(Some(IncidentRecord { incident: incident.clone(), timeline, messages }))
-    }
-
-    /// The outbox in numbers.
-    pub fn outbox(&self) -> Result<OutboxCounts, Failure> {
-        Ok(self.reader()?.outbox()?)
-    }
-
-    /// Messages: the pending ones first, in the order they were made, then the others, newest first.
-    pub fn messages(&self, pending_only: bool, limit: usize) -> Result<Vec<Message>, Failure> {
-        let mut found = self.reader()?.messages(true, limit)?;
-        if !pending_only {
-            let seen: BTreeSet<_> = found.iter().map(|m| m.id).collect();
-            found.extend(self.reader()?.messages(false, limit)?.into_iter().filter(|m| !seen.contains(&m.id)));
-        }
-        found.truncate(limit);
-        Ok(found)
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Context, Failure, Format, Verdict,
     control::{self, Client},
-    history,
+    records,
     render::incidents as render,
 };
 use crate::{clock, incident::IncidentId, store::IncidentRecord, value::Name, web::control::Taken};
@@ -141,7 +141,7 @@ fn done(cx: &mut Context, text: &str, taken: Taken) -> Result<Verdict, Failure> 
 }
 
 async fn list(args: &List, cx: &mut Context) -> Result<Verdict, Failure> {
-    let store = history::open(cx).await?;
+    let store = records::open(cx).await?;
     let incidents = store.incidents(args.open, args.service.as_ref(), args.limit as usize)?;
     let now = clock::now();
     if args.format.json {
@@ -159,7 +159,7 @@ async fn list(args: &List, cx: &mut Context) -> Result<Verdict, Failure> {
 }
 
 async fn show(args: &Show, cx: &mut Context) -> Result<Verdict, Failure> {
-    let store = history::open(cx).await?;
+    let store = records::open(cx).await?;
     let Some(IncidentRecord { incident, timeline, messages }) = store.incident(args.id)? else {
         return Err(Failure::failed(format!("there is no incident {}; `bongsu incidents` lists them", args.id)));
     };

@@ -13,7 +13,7 @@ pub mod logging;
 mod moment;
 pub mod outbox;
 pub mod output;
-pub mod past;
+pub mod records;
 pub mod probe;
 pub mod protocols;
 pub mod render;
@@ -93,7 +93,7 @@ enum Command {
     Validate(validate::Args),
     Probe(probe::Args),
     Status(status::Args),
-    History(past::Args),
+    History(history::Args),
     Incidents(incidents::Args),
     Alert(alert::Args),
     Outbox(outbox::Args),
@@ -249,7 +249,7 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
         Command::Validate(args) => validate::run(args, cx),
         Command::Probe(args) => probe::run(args, cx).await,
         Command::Status(args) => status::run(args, cx).await,
-        Command::History(args) => past::run(&args, cx),
+        Command::History(args) => history::run(&args, cx),
         Command::Incidents(args) => incidents::run(args, cx).await,
         Command::Alert(args) => alert::run(args, cx).await,
         Command::Outbox(args) => outbox::run(args, cx).await,

@@ -27,7 +27,7 @@ pub struct Args {
 
 /// Reads and shows it.
 pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
-    let store = super::history::open(cx).await?;
+    let store = super::records::open(cx).await?;
     let now = clock::now();
     let counts = store.outbox()?;
     let rows = store.messages(args.pending, args.limit as usize)?;

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{
-    Context, Failure, Format, Verdict, history,
+    Context, Failure, Format, Verdict, records,
     render::{
         incidents,
         status::{self as render, Source},
@@ -31,7 +31,7 @@ pub struct Args {
 
 /// Gathers and shows it.
 pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
-    let store = history::open(cx).await?;
+    let store = records::open(cx).await?;
     let open = store.incidents(true, None, ROWS_MAX)?;
     let now = clock::now();
     let (source, checks) = match store.report() {
