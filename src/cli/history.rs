@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{
     Context, Failure, Format, Verdict,
     moment::when,
+    records,
     render::text::{Cell, Table, measured, tone_of},
 };
 use crate::{
@@ -48,8 +49,9 @@ pub struct Args {
 const SINCE: Duration = Duration::from_secs(86_400);
 
 /// Reads and shows it.
-pub fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
+pub async fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let places = cx.places()?;
+    records::unless_it_hangs(cx).await?;
     let reader = Reader::open(&places.store.path)?;
     if !reader.checks()?.iter().any(|c| c.check == args.check) {
         let text = format!("nothing is known of a check `{}`; `bongsu status` lists them", args.check);

@@ -249,11 +249,11 @@ async fn dispatch(command: Command, cx: &mut Context) -> Result<Verdict, Failure
         Command::Validate(args) => validate::run(args, cx),
         Command::Probe(args) => probe::run(args, cx).await,
         Command::Status(args) => status::run(args, cx).await,
-        Command::History(args) => history::run(&args, cx),
+        Command::History(args) => history::run(&args, cx).await,
         Command::Incidents(args) => incidents::run(args, cx).await,
         Command::Alert(args) => alert::run(args, cx).await,
         Command::Outbox(args) => outbox::run(args, cx).await,
-        Command::Db(args) => db::run(args, cx),
+        Command::Db(args) => db::run(args, cx).await,
         Command::Protocols(args) => protocols::run(&args, cx),
         Command::Schema(args) => schema::run(args, cx),
     }

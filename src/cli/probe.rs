@@ -7,7 +7,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 
 use super::{
-    Context, Failure, Format, Verdict,
+    Context, Failure, Format, Verdict, records,
     render::{
         probe::{self as render, Probed},
         text::{Screen, count},
@@ -136,7 +136,7 @@ pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         targets = targets.into_iter().flat_map(Target::each).collect();
         one &= targets.len() == 1;
     }
-    let key = if targets.iter().any(|t| t.ask.sends()) { tracer_key(cx) } else { None };
+    let key = if targets.iter().any(|t| t.ask.sends()) { tracer_key(cx).await } else { None };
     // As the daemon does: the time this takes is not the first attempt's.
     let nets: Vec<Arc<Net>> = targets.iter().map(|t| t.net.clone()).collect();
     let _ = tokio::task::spawn_blocking(move || nets.iter().for_each(|net| net.warm())).await;
@@ -270,8 +270,9 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 /// By what the daemon knows its messages, if its store is there and may be read.
-fn tracer_key(cx: &mut Context) -> Option<[u8; 32]> {
+async fn tracer_key(cx: &mut Context) -> Option<[u8; 32]> {
     let config = cx.load().ok()?;
+    records::unless_it_hangs(cx).await.ok()?;
     Reader::open(&config.store.path).and_then(|store| store.tracer_key()).ok()
 }
 

@@ -48,7 +48,7 @@ pub async fn open(cx: &Context) -> Result<History, Failure> {
     };
     // Nobody can end a process that hangs as the daemon's disk does.
     if let Some(trouble) = report.as_ref().and_then(|r| r.store.as_ref()).filter(|trouble| trouble.hangs) {
-        let why = format!("the database is not read: {}", trouble.error);
+        let why = not_read(&trouble.error);
         return Ok(History { reader: Err(why), report, silent });
     }
     let reader = match (Reader::open(&places.store.path), &report) {
@@ -62,6 +62,17 @@ pub async fn open(cx: &Context) -> Result<History, Failure> {
         (Err(error), None) => return Err(error.into()),
     };
     Ok(History { reader, report, silent })
+}
+
+/// Fails while the disk of a running daemon hangs: whoever opened the file would hang as well.
+pub async fn unless_it_hangs(cx: &Context) -> Result<(), Failure> {
+    let Ok(daemon) = Client::connect(&cx.places()?.agent.socket).await else { return Ok(()) };
+    let trouble = daemon.status().await.ok().and_then(|report| report.store).filter(|trouble| trouble.hangs);
+    trouble.map_or(Ok(()), |trouble| Err(Failure::failed(not_read(&trouble.error))))
+}
+
+fn not_read(why: &str) -> String {
+    format!("the database is not read: {why}")
 }
 
 impl History {

@@ -34,7 +34,7 @@ Examples:
 pub(super) struct Args {
     /// The file [default: the database of the configuration]
     #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    file: Option<PathBuf>,
+    pub(super) file: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
 }

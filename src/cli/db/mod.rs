@@ -4,7 +4,7 @@ mod backup;
 mod check;
 mod export;
 
-use super::{Context, Failure, Verdict};
+use super::{Context, Failure, Verdict, records};
 
 /// The database: check that it is whole, copy it while the daemon runs, export observations
 #[derive(clap::Args)]
@@ -25,8 +25,18 @@ enum Command {
     Export(export::Args),
 }
 
+impl Args {
+    /// Whether the database of the configuration is not looked at.
+    fn is_elsewhere(&self) -> bool {
+        matches!(&self.command, Command::Check(args) if args.file.is_some())
+    }
+}
+
 /// Does what was asked.
-pub fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
+pub async fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
+    if !args.is_elsewhere() {
+        records::unless_it_hangs(cx).await?;
+    }
     match args.command {
         Command::Check(args) => check::run(&args, cx),
         Command::Backup(args) => backup::run(&args, cx),

@@ -113,12 +113,17 @@ fn a_write_that_hangs_and_fails_then_is_made_anew() {
 struct Ice(PathBuf);
 
 impl Ice {
-    fn mount(dir: &Path, at: &Path) -> Self {
+    /// `None` on a machine without loop devices, as some containers are.
+    fn mount(dir: &Path, at: &Path) -> Option<Self> {
+        let found = Command::new("losetup").arg("--find").output();
+        if !found.is_ok_and(|found| found.status.success()) {
+            return None;
+        }
         let image = dir.join("image");
         File::create(&image).and_then(|file| file.set_len(64 << 20)).expect("own directory");
         run(Command::new("mkfs.ext4").arg("-q").arg(&image));
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(at));
-        Self(at.to_owned())
+        Some(Self(at.to_owned()))
     }
 
     /// Freezes it until what is returned is dropped, or the test is gone in another way.
@@ -163,7 +168,10 @@ fn answer(story: &Story, words: &[&str]) -> String {
 #[test]
 fn a_frozen_file_system_stops_neither_the_daemon_nor_commands_nor_a_stop() {
     let story = Story::new();
-    let ice = Ice::mount(story.place.dir.path(), &story.place.dir.path().join("db"));
+    let Some(ice) = Ice::mount(story.place.dir.path(), &story.place.dir.path().join("db")) else {
+        eprintln!("left out: there is no loop device here, and so no file system to be frozen");
+        return;
+    };
     let daemon = story.start();
     story.target.set(Answer::Status(503));
     until("the problem is told", || story.told("problem").0 == 1);
@@ -178,9 +186,16 @@ fn a_frozen_file_system_stops_neither_the_daemon_nor_commands_nor_a_stop() {
     story.outage(2);
     let text = answer(&story, &["incidents", "list"]);
     assert!(text.contains("#1") && text.contains("#2") && text.contains("only the open incidents are known"), "{text}");
-    let refused = story.place.run(&["outbox"]);
-    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(refused.status.code() == Some(1) && why.contains("the database is not read"), "{refused:?}");
+    let copy = story.place.dir.path().join("copy.db").display().to_string();
+    for words in
+        [&["outbox"][..], &["history", "web/front"], &["db", "check"], &["db", "backup", &copy], &["db", "export"]]
+    {
+        let asked = Instant::now();
+        let refused = story.place.run(words);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{words:?} took {:?}", asked.elapsed());
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(refused.status.code() == Some(1) && why.contains("the database is not read"), "{words:?}: {refused:?}");
+    }
 
     let begun = Instant::now();
     daemon.signal("TERM");
