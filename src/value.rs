@@ -11,6 +11,7 @@ use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     ops::{Add, Sub},
     str::FromStr,
     sync::Arc,
@@ -27,6 +28,14 @@ pub use self::{
 
 /// Labels of a check or an incident, in a stable order.
 pub type Labels = BTreeMap<String, String>;
+
+/// What tells one value from another where keeping the value would take too much memory; the same in every run of one
+/// build. Of as many pairs as a database can hold none is likely to be taken for the same.
+pub fn digest_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
 
 // ---------------------------------------------------------------------------------------------------------------
 // Instants

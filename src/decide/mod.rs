@@ -12,7 +12,6 @@ mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
 };
 
@@ -23,7 +22,7 @@ use crate::{
     detect::{Change, Memory, Pace, State, Thresholds, Track, Trouble},
     incident::{Entry, Incident, IncidentId, TimelineEntry, Vantage, lifecycle::Lines},
     observation::{Correction, Flight, Observation},
-    value::{CheckName, Labels, Name, Timestamp},
+    value::{CheckName, Labels, Name, Timestamp, digest_of},
 };
 
 /// Something that happened.
@@ -204,23 +203,16 @@ pub type Known = (Option<Memory>, Vec<Observation>);
 #[derive(Default)]
 struct Tracked {
     track: Track,
-    /// The digest of the memory that is stored.
+    /// The digest of the memory that is stored. That two differ and are taken for the same costs a restart the latest
+    /// change of one check, and happens less often than that a disk forgets it.
     stored: Option<u64>,
-}
-
-/// What tells one memory from another. That two differ and are taken for the same costs a restart the latest change of
-/// one check, and happens less often than that the disk forgets it.
-fn digest(memory: &Memory) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    memory.hash(&mut hasher);
-    hasher.finish()
 }
 
 impl Tracked {
     /// A detector as it was. Trouble that no open incident knows of (the check had left the configuration) is
     /// forgotten, so that it is detected, and told, anew.
     fn restore((stored, recent): Known, thresholds: &Thresholds, in_trouble: bool) -> Self {
-        let digest = stored.as_ref().map(digest);
+        let digest = stored.as_ref().map(digest_of);
         let mut memory = stored.unwrap_or_default();
         if memory.trouble.is_some() && !in_trouble {
             memory = Memory { last_good: memory.last_good, ..Memory::default() };
@@ -376,7 +368,7 @@ impl Core {
     fn store_state(&mut self, check: &CheckName, commit: &mut Commit) {
         let Some(tracked) = self.tracks.get_mut(check) else { return };
         let durable = tracked.track.durable();
-        let digest = digest(&durable);
+        let digest = digest_of(&durable);
         if tracked.stored.replace(digest) == Some(digest) {
             return;
         }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fs::File,
-    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
 };
 
@@ -22,7 +21,7 @@ use crate::{
     decide::{Commit, StateRow},
     incident::{Incident, TimelineEntry},
     observation::{Correction, Flight, Observation},
-    value::{CheckName, Timestamp},
+    value::{CheckName, Timestamp, digest_of},
 };
 
 /// Different pieces of evidence remembered per check, so that each is written once a day: a name with four
@@ -269,7 +268,8 @@ impl Writing<'_> {
         let (at, day) = (o.at, day_of(o.at));
         let accounts = o.account.as_ref().map_or(1, |account| account.of.max(1)) as usize;
         let kept = EVIDENCE_KEPT.saturating_mul(accounts).min(EVIDENCE_KEPT_MAX);
-        let digest = digest(&json);
+        // Should two texts be taken for the same, one observation shows the other's evidence.
+        let digest = digest_of(&json);
         if let Some(found) = known.evidence.iter().position(|(of, on, _)| (*on, *of) == (day, digest)) {
             let used = known.evidence.remove(found);
             let id = used.2;
@@ -470,14 +470,6 @@ fn insert_evidence(tx: &Transaction<'_>, known: &mut Known, day: i64, json: &str
         .execute(params![day, known.id, number, json])?;
     known.numbered.1 = number + 1;
     Ok(number)
-}
-
-/// What tells one text of a check's evidence from another. Should two be taken for the same, one observation shows the
-/// other's evidence.
-fn digest(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
 }
 
 /// What is known of a check; a check never seen gets its number here.
