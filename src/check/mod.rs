@@ -114,8 +114,8 @@ pub trait Ask: Send + Sync {
     /// One attempt; ends by its deadline, whatever the peer does. Never panics on what a peer sends.
     fn attempt<'a>(&'a self, context: Context) -> Boxed<'a, Answer>;
 
-    /// What comes to light after the verdict, one correction at a time; `None` when nothing is outstanding. The
-    /// caller drops it when the next attempt is due.
+    /// What comes to light after the verdict, one correction at a time; `None` when nothing is outstanding. Asked
+    /// only of what [sends](Ask::sends); the caller drops it when the next attempt is due.
     fn afterwards<'a>(&'a self) -> Boxed<'a, Option<Correction>>;
 
     /// What speaks against asking at this interval, and what to do about it.
