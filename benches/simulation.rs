@@ -2,7 +2,8 @@
 //!
 //! With the default settings at an interval of 30 seconds and 1 % independent loss: false pages in a check-year, and the
 //! time from the beginning of an outage to its incident. The promises are asserted; how long the bench takes is not.
-//! It follows from its seed, which it prints; without `--bench` (`cargo test --benches`) it is short.
+//! All processors take part, and how far it has come is told on standard error. It follows from its seed, which it
+//! prints; without `--bench` (`cargo test --benches`) it is short.
 //!
 //! ```text
 //! cargo bench --bench simulation
@@ -54,7 +55,8 @@ fn main() {
         outages: args.outages.unwrap_or(outages),
     };
     println!("seed {}", args.seed);
-    let figures = figures::measure(args.seed, extent);
+    let figures = figures::measure(args.seed, extent, |done, all| eprint!("\r{done} of {all} worlds"));
+    eprintln!();
     println!("{figures}");
     figures.hold();
 }

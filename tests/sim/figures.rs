@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::world::{Figures, Ill, Rates, Report, Scenario, World};
+use super::world::{Figures, Ill, Rates, Report, Scenario, run_all};
 
 /// Hours of a year.
 const YEAR_H: f64 = 8_766.0;
@@ -12,6 +12,9 @@ const LOSS: f64 = 0.01;
 
 /// Checks of a world: many, so that a world is short.
 const CHECKS: usize = 100;
+
+/// Longest world, in hours: short, so that no processor waits long for the last one.
+const WORLD_HOURS_MAX: f64 = 240.0;
 
 /// Most false pages in a check-year.
 pub const FALSE_PAGES_MAX: f64 = 0.01;
@@ -52,11 +55,16 @@ pub struct Found {
 }
 
 impl Found {
-    fn of(report: Report) -> Self {
-        let Figures { confirmed_ms, seen, told, .. } = report.figures;
-        let mut times_ms: Vec<i64> = confirmed_ms.into_iter().map(|(_, ms)| ms).collect();
-        times_ms.sort_unstable();
-        Self { seen, told, times_ms, violations: report.violations }
+    fn of(reports: Vec<Report>) -> Self {
+        let mut found = Self { seen: (0, 0), told: 0, times_ms: Vec::new(), violations: Vec::new() };
+        for Report { figures: Figures { confirmed_ms, seen, told, .. }, violations, .. } in reports {
+            found.seen = (found.seen.0 + seen.0, found.seen.1 + seen.1);
+            found.told += told;
+            found.times_ms.extend(confirmed_ms.into_iter().map(|(_, ms)| ms));
+            found.violations.extend(violations);
+        }
+        found.times_ms.sort_unstable();
+        found
     }
 
     /// The time within which so many of a hundred are confirmed.
@@ -66,32 +74,58 @@ impl Found {
     }
 }
 
-fn run(seed: u64, probes: usize, deliveries: usize, hours: f64, rates: Rates) -> Report {
+/// So many hours of so many checks, in worlds of their own.
+fn worlds(seeds: &mut fastrand::Rng, (probes, deliveries): (usize, usize), hours: f64, rates: Rates) -> Vec<Scenario> {
     let every = Duration::from_secs(30);
-    World::run(Scenario { seed, probes, deliveries, every, hours: hours.ceil() as i64, rates, twin: None })
+    let count = (hours / WORLD_HOURS_MAX).ceil().max(1.0);
+    let hours = (hours / count).ceil() as i64;
+    let world = |_| Scenario { seed: seeds.u64(..), probes, deliveries, every, hours, rates, twin: None };
+    (0..count as usize).map(world).collect()
 }
 
 /// Outages of one kind, an hour apart on average, with the losses beside them.
-fn outages(seed: u64, ill: &'static [Ill], lengths_ms: &'static [(i64, i64)], count: usize) -> Found {
-    let rates = Rates { loss: LOSS, trouble_every_h: 1.0, ills: ill, lengths_ms, ..Rates::NONE };
-    Found::of(run(seed, CHECKS, 0, 1.1 * count as f64 / CHECKS as f64 + 1.0, rates))
+fn outages(
+    seeds: &mut fastrand::Rng,
+    ills: &'static [Ill],
+    lengths_ms: &'static [(i64, i64)],
+    count: usize,
+) -> Vec<Scenario> {
+    let rates = Rates { loss: LOSS, trouble_every_h: 1.0, ills, lengths_ms, ..Rates::NONE };
+    worlds(seeds, (CHECKS, 0), 1.1 * count as f64 / CHECKS as f64 + 1.0, rates)
 }
 
-/// Measures all of it.
-pub fn measure(seed: u64, extent: Extent) -> Measured {
+/// Check-years of these worlds. Their quiet ends do not count: nothing is lost there.
+fn years(worlds: &[Scenario]) -> f64 {
+    let hours = worlds.iter().map(|s| s.hours as f64 * (s.probes + s.deliveries) as f64);
+    hours.sum::<f64>() / YEAR_H
+}
+
+/// Measures all of it; `progress` is told of every world that has come to its end, and of how many.
+pub fn measure(seed: u64, extent: Extent, progress: impl Fn(usize, usize) + Sync) -> Measured {
     let chance = Rates { loss: LOSS, ..Rates::NONE };
-    // A tenth as many messages as attempts: the account of a message costs more.
+    let seeds = &mut fastrand::Rng::with_seed(seed);
     let hours = extent.check_years * YEAR_H / CHECKS as f64;
-    let probes = run(seed, CHECKS, 0, hours, chance);
-    let messages = run(seed.wrapping_add(1), 0, CHECKS / 10, hours, chance);
-    let years = |report: &Report| report.check_hours as f64 / YEAR_H;
+    // A tenth as many messages as attempts: the account of a message costs more.
+    let parts = [
+        worlds(seeds, (CHECKS, 0), hours, chance),
+        worlds(seeds, (0, CHECKS / 10), hours, chance),
+        outages(seeds, &[Ill::Refused], &[(90_000, 600_000)], extent.outages),
+        outages(seeds, &[Ill::Silent], &[(90_000, 600_000)], extent.outages),
+        outages(seeds, &[Ill::Refused, Ill::Silent], &[(37_501, 60_000)], extent.outages),
+    ];
+    let counts = parts.each_ref().map(Vec::len);
+    let [probe_years, delivery_years, ..] = parts.each_ref().map(|worlds| years(worlds));
+    let mut reports = run_all(parts.into_iter().flatten().collect(), progress).into_iter();
+    let [probes, messages, refused, silent, short] =
+        counts.map(|count| reports.by_ref().take(count).collect::<Vec<Report>>());
+    let false_pages = |reports: &[Report]| reports.iter().map(|r| r.figures.false_pages).sum();
     Measured {
-        check_years: years(&probes),
-        false_pages: probes.figures.false_pages,
-        deliveries: (years(&messages), messages.figures.false_pages),
-        refused: outages(seed, &[Ill::Refused], &[(90_000, 600_000)], extent.outages),
-        silent: outages(seed, &[Ill::Silent], &[(90_000, 600_000)], extent.outages),
-        short: outages(seed, &[Ill::Refused, Ill::Silent], &[(37_501, 60_000)], extent.outages),
+        check_years: probe_years,
+        false_pages: false_pages(&probes),
+        deliveries: (delivery_years, false_pages(&messages)),
+        refused: Found::of(refused),
+        silent: Found::of(silent),
+        short: Found::of(short),
     }
 }
 

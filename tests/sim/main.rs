@@ -7,13 +7,9 @@
 mod figures;
 mod world;
 
-use std::{
-    sync::Mutex,
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use world::{Ill, Rates, Report, Scenario, Site, Sites, World};
+use world::{Ill, Rates, Report, Scenario, Site, Sites, World, run_all};
 
 /// Everything goes wrong, often.
 const ALL: Rates = Rates {
@@ -72,24 +68,6 @@ fn hold(reports: &[Report]) {
     assert!(violations.is_empty(), "{} violations:\n{}", violations.len(), shown.join("\n"));
 }
 
-/// Runs all of these, two at a time.
-fn run_all(scenarios: Vec<Scenario>) -> Vec<Report> {
-    let left = Mutex::new(scenarios);
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let Some(scenario) = left.lock().expect("no panic holds it").pop() else { return };
-                    let report = World::run(scenario);
-                    done.lock().expect("no panic holds it").push(report);
-                }
-            });
-        }
-    });
-    done.into_inner().expect("no panic holds it")
-}
-
 #[test]
 fn every_property_holds_in_a_million_check_hours() {
     let (begun, mut seed) = (Instant::now(), seed());
@@ -101,7 +79,7 @@ fn every_property_holds_in_a_million_check_hours() {
             seed = seed.wrapping_add(1);
         }
     }
-    let reports = run_all(scenarios);
+    let reports = run_all(scenarios, |_, _| {});
     let mut sites = Sites::default();
     reports.iter().for_each(|r| sites.add(&r.sites));
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
@@ -151,7 +129,7 @@ fn what_the_simulation_takes_for_the_store_is_the_store() {
 
 #[test]
 fn outages_are_found_in_time_and_chance_pages_nobody() {
-    let figures = figures::measure(seed(), figures::Extent { check_years: 0.3, outages: 300 });
+    let figures = figures::measure(seed(), figures::Extent { check_years: 0.3, outages: 300 }, |_, _| {});
     println!("{figures}");
     figures.hold();
 }

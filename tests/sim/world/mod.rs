@@ -21,7 +21,8 @@ use std::{
     collections::BTreeMap,
     hash::{DefaultHasher, Hasher},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -163,6 +164,32 @@ pub struct Report {
     pub figures: Figures,
     /// Which properties did not hold, where.
     pub violations: Vec<String>,
+}
+
+/// Simulates all of these, one on each processor at a time, and gives what came of them in their order. `progress` is told
+/// of every world that has come to its end: how many have, and of how many.
+pub fn run_all(scenarios: Vec<Scenario>, progress: impl Fn(usize, usize) + Sync) -> Vec<Report> {
+    let all = scenarios.len();
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let left = Mutex::new(scenarios.into_iter().enumerate());
+    let done = Mutex::new(BTreeMap::new());
+    let work = || {
+        loop {
+            // Not in the head of a loop: it would be held while the world lives.
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((place, scenario)) = next else { return };
+            let report = World::run(scenario);
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.insert(place, report);
+            progress(done.len(), all);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..processors.min(all) {
+            scope.spawn(work);
+        }
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner).into_values().collect()
 }
 
 /// What happens in a world.
