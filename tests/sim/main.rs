@@ -23,6 +23,7 @@ const ALL: Rates = Rates {
     lengths_ms: &[(1_000, 60_000), (60_000, 900_000), (900_000, 14_400_000)],
     store: 0.01,
     kill: 0.005,
+    kill_at_end: 0.9,
     kill_every_h: 48.0,
     stop_every_h: 100.0,
     step_every_h: 0.0,
@@ -30,6 +31,7 @@ const ALL: Rates = Rates {
     gone_every_h: 24.0,
     cut_every_h: 60.0,
     receiver: 0.15,
+    brief: 0.15,
     acknowledge_every_h: 12.0,
 };
 

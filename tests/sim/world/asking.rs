@@ -147,7 +147,11 @@ impl World {
         }
         let (now, at, instant) = (self.clock.now, self.wall(), self.clock.instant());
         let check = self.checks[index].clone();
-        let Some(runner) = self.runner(index) else { return };
+        // What has come for earlier messages ends no wait for one that is not yet sent.
+        if now >= self.cut_until {
+            self.read_mailbox(index, instant);
+        }
+        let Some(runner) = self.runner(index).filter(|r| r.number == number) else { return };
         runner.number += 1;
         let (number, second, due) = (runner.number, runner.second.take(), runner.due);
         runner.flying = Some(Flying { at, begun: instant, second, jumped: false, void: false, shows: None });
@@ -170,9 +174,6 @@ impl World {
         }
         let regular = next_run(&check.schedule, &check.name, at, due.at, second);
         let wait_max = regular.map(|next| next.since(at)).into_iter().chain(due.confirms).min();
-        if self.clock.now >= self.cut_until {
-            self.read_mailbox(index, instant);
-        }
         self.send(index, number, timeout, wait_max);
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, hash::Hasher};
 
 use bongsu::{
-    alert::{Message, MessageId, MessageState, message::Attempted, outbox},
+    alert::{Message, MessageId, MessageKind, MessageState, message::Attempted, outbox},
     decide::{Commit, Event},
     value::Name,
 };
@@ -140,11 +140,17 @@ impl World {
         if is_rich {
             self.hasher.write_i64(self.clock.now);
             self.hasher.write(format!("{group:?}").as_bytes());
+            let ends_on_the_way = self.ends_on_the_way(group);
             for commit in group {
                 self.judge_commit(commit);
             }
             if self.random.f64() < self.rates.kill {
                 self.sites.hit(Site::KilledAfterCommit);
+                self.kill();
+                return false;
+            }
+            if ends_on_the_way && self.random.f64() < self.rates.kill_at_end {
+                self.sites.hit(Site::KilledAtTheEnd);
                 self.kill();
                 return false;
             }
@@ -169,6 +175,15 @@ impl World {
             agent.heart.writing = false;
         }
         true
+    }
+
+    /// Whether an incident ends with this group of which a message is being delivered.
+    fn ends_on_the_way(&self, group: &[Commit]) -> bool {
+        let Some(agent) = &self.agent else { return false };
+        let lines = agent.lines.values().filter(|line| line.result.is_some());
+        let sending: Vec<&Message> = lines.filter_map(|l| l.pending.get(&l.sending?)).collect();
+        let mut ended = group.iter().flat_map(|c| &c.incidents).filter(|i| !i.is_open() && self.judge.is_open(i.id));
+        ended.any(|incident| sending.iter().any(|m| m.alert.incident == Some(incident.id)))
     }
 
     /// Tells somebody that what they told is written.
@@ -251,6 +266,9 @@ impl World {
         };
         self.hasher.write_i64(now);
         self.hasher.write(message.key.as_bytes());
+        if message.alert.kind == MessageKind::Problem && self.random.f64() < self.rates.brief {
+            self.end_early(&message);
+        }
         let Some(receiver) = self.receivers.get_mut(channel) else { return };
         let is_cut = now < self.cut_until;
         let (result, took) = receiver.deliver(&message, (now, is_cut), &self.rates, &mut self.random, &mut self.sites);
@@ -262,6 +280,20 @@ impl World {
             self.violation(format!("{} was sent before its row was written", message.key));
         }
         self.queue.push(now + took, owner, What::Attempted(channel.clone()));
+    }
+
+    /// What this message tells is over by now, and its receiver does not answer until that is known.
+    fn end_early(&mut self, message: &Message) {
+        let (now, names) = (self.clock.now, self.judge.members(message.alert.incident));
+        for (check, target) in self.checks.iter().zip(&mut self.targets) {
+            if let Some(trouble) = target.trouble.as_mut().filter(|_| names.contains(&check.name)) {
+                trouble.to = trouble.to.min(now);
+            }
+        }
+        if let Some(receiver) = self.receivers.get_mut(&message.channel) {
+            // Some good attempts at the pace of a confirmation, a tenth of the interval.
+            receiver.hung_until = now + ms(self.scenario.every) / 10 * 4;
+        }
     }
 
     /// A delivery has come to something: that is written before the next is looked for.

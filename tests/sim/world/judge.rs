@@ -61,6 +61,19 @@ pub struct Judge {
     pub violations: Vec<String>,
 }
 
+impl Judge {
+    /// The members of an incident as it was written last.
+    pub fn members(&self, id: Option<IncidentId>) -> Vec<CheckName> {
+        let incident = id.and_then(|id| self.incidents.get(&id));
+        incident.map_or_else(Vec::new, |i| i.members.keys().cloned().collect())
+    }
+
+    /// Whether it was open when it was written last.
+    pub fn is_open(&self, id: IncidentId) -> bool {
+        self.incidents.get(&id).is_some_and(Incident::is_open)
+    }
+}
+
 impl World {
     pub(super) fn violation(&mut self, what: String) {
         if self.judge.violations.len() < VIOLATIONS_MAX {

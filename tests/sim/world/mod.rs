@@ -87,6 +87,8 @@ pub struct Rates {
     pub store: f64,
     /// The agent is killed at such a group, before or after it is written.
     pub kill: f64,
+    /// The agent is killed when the end of an incident is written while a message of it is being delivered.
+    pub kill_at_end: f64,
     /// Hours between two kills at any other moment, two stops, two steps of the wall clock, two suspends, and between
     /// two times in which a receiver is gone; 0 for none.
     pub kill_every_h: f64,
@@ -102,6 +104,8 @@ pub struct Rates {
     pub cut_every_h: f64,
     /// A receiver fares otherwise than it should at one delivery.
     pub receiver: f64,
+    /// An outage is over as soon as its beginning is being told, and until its end is known the receiver does not answer.
+    pub brief: f64,
     /// Hours between two looks of somebody who acknowledges what is open; 0 for none.
     pub acknowledge_every_h: f64,
 }
@@ -119,6 +123,7 @@ impl Rates {
         lengths_ms: &[],
         store: 0.0,
         kill: 0.0,
+        kill_at_end: 0.0,
         kill_every_h: 0.0,
         stop_every_h: 0.0,
         step_every_h: 0.0,
@@ -126,6 +131,7 @@ impl Rates {
         gone_every_h: 0.0,
         cut_every_h: 0.0,
         receiver: 0.0,
+        brief: 0.0,
         acknowledge_every_h: 0.0,
     };
 }
@@ -388,7 +394,7 @@ impl World {
             self.cut_until = now;
             self.network_back();
         }
-        self.receivers.values_mut().for_each(|r| r.gone_until = now);
+        self.receivers.values_mut().for_each(|r| (r.gone_until, r.hung_until) = (now, now));
         for target in &mut self.targets {
             if let Some(trouble) = &mut target.trouble {
                 trouble.to = trouble.to.min(now);

@@ -34,6 +34,8 @@ pub struct Receiver {
     pub refused: Vec<String>,
     /// Until when it cannot be reached.
     pub gone_until: Ms,
+    /// Until when it answers nothing, though it may take what comes.
+    pub hung_until: Ms,
     /// What it found wrong.
     pub complaints: Vec<String>,
 }
@@ -59,8 +61,9 @@ impl Receiver {
             sites.hit(Site::ReceiverGone);
             return (retry("connection refused", None), 2);
         }
-        if random.f64() < rates.receiver {
-            match random.u32(..8) {
+        let is_hung = now < self.hung_until;
+        if is_hung || random.f64() < rates.receiver {
+            match random.u32(..if is_hung { 5 } else { 8 }) {
                 0..3 => {
                     sites.hit(Site::AnswerLost);
                     self.take(message);

@@ -42,6 +42,8 @@ pub enum Site {
     KilledBeforeCommit,
     /// The agent is killed with a group written and not shown.
     KilledAfterCommit,
+    /// The agent is killed with the end of an incident written and a message of it on its way.
+    KilledAtTheEnd,
     /// The agent is killed while a channel is delivering.
     KilledWhileSending,
     /// The agent is killed while attempts are on their way.
@@ -94,6 +96,7 @@ impl Site {
         Self::StoreRefuses,
         Self::KilledBeforeCommit,
         Self::KilledAfterCommit,
+        Self::KilledAtTheEnd,
         Self::KilledWhileSending,
         Self::KilledWhileAsking,
         Self::Stopped,
