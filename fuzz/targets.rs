@@ -2,7 +2,9 @@
 //! within the test run; the files in `fuzz_targets` hand them to libFuzzer. A target panics when something is wrong.
 
 use std::{
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hasher},
+    io,
     path::Path,
     pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -44,20 +46,31 @@ macro_rules! each_target {
     };
 }
 
-/// What must never be shown. No input holds it.
+/// What must never be shown.
 const SECRET: &str = "hunter2-secret";
 
 // ---------------------------------------------------------------------------------------------------------------
 // Configuration
 
-struct Surroundings;
+struct Surroundings {
+    secret: String,
+}
+
+impl Surroundings {
+    /// With a secret that this input cannot hold. A fuzzer sees what its input is compared with, and tries that.
+    fn of(data: &[u8]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(data);
+        Self { secret: format!("{SECRET}-{:016x}", hasher.finish()) }
+    }
+}
 
 impl Environment for Surroundings {
     fn variable(&self, name: &str) -> Option<String> {
-        (name.len() < 30).then(|| SECRET.into())
+        (name.len() < 30).then(|| self.secret.clone())
     }
     fn read(&self, _: &Path, _: usize) -> io::Result<Vec<u8>> {
-        Ok(SECRET.into())
+        Ok(self.secret.clone().into())
     }
     fn exists(&self, _: &Path) -> bool {
         false
@@ -83,22 +96,24 @@ pub fn config(data: &[u8]) {
     let (main, checks) = at.map_or((data, &[][..]), |at| (&data[..at], &data[at + between.len()..]));
     fs::write(directory.path().join("config.yaml"), main).expect("own directory");
     fs::write(directory.path().join("checks/a.yaml"), checks).expect("own directory");
-    match config::load(directory.path(), &Surroundings) {
+    let surroundings = Surroundings::of(data);
+    let secret = surroundings.secret.as_str();
+    match config::load(directory.path(), &surroundings) {
         Ok(config) => {
             let _ = config.summary();
             for check in &config.checks {
-                assert!(!check.fingerprint.contains(SECRET), "{}", check.fingerprint);
+                assert!(!check.fingerprint.contains(secret), "{}", check.fingerprint);
                 // A host may come from the environment; whoever shows it masks it.
-                assert!(!config.masker.mask(&check.ask.target()).contains(SECRET));
+                assert!(!config.masker.mask(&check.ask.target()).contains(secret));
             }
         }
         Err(mistakes) => {
             assert!(!mistakes.mistakes.is_empty());
             let told = mistakes.to_string();
-            assert!(!told.contains(SECRET), "a secret is told: {told}");
+            assert!(!told.contains(secret), "a secret is told: {told}");
         }
     }
-    let _ = config::places(directory.path(), &Surroundings);
+    let _ = config::places(directory.path(), &surroundings);
 }
 
 /// The options of a protocol, a kind of check or a kind of channel, named by the first line (`imap receive`, `delivery`,

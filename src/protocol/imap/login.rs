@@ -150,7 +150,7 @@ async fn login(
             let text = "the server refuses logins on this connection (LOGINDISABLED); use TLS";
             return Err(cx.fail(Kind::Rejected, text));
         }
-        Err(text) => return Err(cx.fail(Kind::Rejected, text)),
+        Err(text) => return Err(cx.fail(Kind::Unexpected, text)),
     };
     if done.status == Status::Ok {
         return Ok(());

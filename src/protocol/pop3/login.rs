@@ -180,7 +180,7 @@ async fn login(
             client.say(cx, &format!("APOP {username} (digest)"), &format!("APOP {username} {digest:x}"));
             client.answer(cx).await
         }
-        None => Err(cx.fail(Kind::Rejected, text)),
+        None => Err(cx.fail(Kind::Unexpected, text)),
     }
 }
 
