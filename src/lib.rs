@@ -28,6 +28,7 @@
 //! |---|---|---|
 //! | [`value`] | P | time stamps, time spans, names, labels, secrets: the small types everything shares |
 //! | [`clock`] | | the only reader of the system's time and randomness |
+//! | [`files`] | | plain files, read whole and up to a bound |
 //! | [`observation`] | P | what one attempt showed: outcome, phases, reason, evidence |
 //! | [`options`] | P | typed reading of one block of options, every mistake collected |
 //! | [`schedule`] | P | when a check is due: intervals, cron lines, time zones |
@@ -73,6 +74,7 @@
 
 pub mod value;
 pub mod clock;
+pub mod files;
 pub mod observation;
 pub mod options;
 pub mod schedule;

@@ -9,9 +9,10 @@ use std::{
 };
 
 /// The modules from the ground up. A module may import from itself and from those above it in this list.
-const FLOORS: [&str; 20] = [
+const FLOORS: [&str; 21] = [
     "value",
     "clock",
+    "files",
     "observation",
     "options",
     "schedule",

@@ -402,7 +402,7 @@ impl Beating {
             return false;
         }
         let reason = self.last.get(&row.check).and_then(|l| l.reason.as_ref()).map(ToString::to_string);
-        let reason = reason.unwrap_or_default();
+        let reason = reason.as_deref();
         if row.state == State::Unknown.as_str() {
             tracing::warn!(check = %row.check, reason, "cannot tell whether it works");
         } else {

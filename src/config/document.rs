@@ -5,8 +5,7 @@
 
 use std::{
     cell::Cell,
-    fmt, fs,
-    io::Read,
+    fmt,
     path::{Path as FilePath, PathBuf},
 };
 
@@ -21,7 +20,10 @@ use super::{
     positions::{Positions, lines_of},
     secrets::{Templates, io_text},
 };
-use crate::options::{At, Path, Problem, Segment, key_text};
+use crate::{
+    files,
+    options::{At, Path, Problem, Segment, key_text},
+};
 
 /// Longest file. A thousand checks take about 200 KiB.
 pub(super) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -54,7 +56,8 @@ impl Document {
     /// Reads and parses a file; the mistake is complete, with its place.
     pub fn read(file: &FilePath) -> Result<Self, Box<Mistake>> {
         let shown = file.display().to_string();
-        let bytes = read_bounded(file).map_err(|text| Mistake::of_file(&*shown, text, None))?;
+        let failed = |e: std::io::Error| Mistake::of_file(&*shown, format!("cannot be read: {}", io_text(&e)), None);
+        let bytes = files::read(file, FILE_BYTES_MAX).map_err(failed)?;
         let text = String::from_utf8(bytes).map_err(|error| not_utf8(&shown, &error))?;
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         let directory = file.parent().unwrap_or(FilePath::new("")).to_owned();
@@ -86,19 +89,6 @@ fn may_refer(value: &Value) -> bool {
         Value::Tagged(tagged) => may_refer(&tagged.value),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
-}
-
-fn read_bounded(file: &FilePath) -> Result<Vec<u8>, String> {
-    let failed = |e: std::io::Error| format!("cannot be read: {}", io_text(&e));
-    if !fs::metadata(file).map_err(failed)?.is_file() {
-        return Err("cannot be read: it is not a plain file".into());
-    }
-    let mut bytes = Vec::new();
-    fs::File::open(file).map_err(failed)?.take(FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() > FILE_BYTES_MAX {
-        return Err(format!("is longer than {} MiB, the most a configuration file may have", FILE_BYTES_MAX >> 20));
-    }
-    Ok(bytes)
 }
 
 fn not_utf8(shown: &str, error: &std::string::FromUtf8Error) -> Mistake {

@@ -1,12 +1,12 @@
 //! What tells whether a check is still the same after a reload: if so, its task goes on undisturbed.
 
-use std::{fs, net::SocketAddr, path::Path, sync::OnceLock};
+use std::{net::SocketAddr, path::Path, sync::OnceLock};
 
 use ring::hmac;
 use serde_yaml::{Mapping, Value};
 
 use super::{checks::Draft, secrets::redact};
-use crate::{check::Check, clock, schedule::Schedule, value::TimeSpan};
+use crate::{check::Check, clock, files, protocol::wire::PEM_BYTES_MAX, schedule::Schedule, value::TimeSpan};
 
 /// A digest, under a key of this process, of the check as normalised YAML after defaults: it tells nothing to whoever sees
 /// it.
@@ -43,7 +43,7 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
             put("secrets", digest(all.as_bytes()).into());
         }
         let mut read = Vec::new();
-        asked.iter().for_each(|block| files(block, &place.document.directory, &mut read));
+        asked.iter().for_each(|block| named_files(block, &place.document.directory, &mut read));
         put("files", Value::Sequence(read));
         put(kind, shown);
         put("directory", place.document.directory.display().to_string().into());
@@ -54,14 +54,15 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
 
 /// The digests of the files that the `tls` blocks within name, in order: a certificate that was renewed in its place
 /// is a change as well.
-fn files(value: &Value, directory: &Path, found: &mut Vec<Value>) {
+fn named_files(value: &Value, directory: &Path, found: &mut Vec<Value>) {
     let Value::Mapping(entries) = value else { return };
     for (key, value) in entries {
         if key.as_str() == Some("tls") {
+            let read = |path| files::read(&directory.join(path), PEM_BYTES_MAX).unwrap_or_default();
             let paths = ["ca", "certificate", "key"].into_iter().filter_map(|key| value.get(key)?.as_str());
-            found.extend(paths.map(|path| digest(&fs::read(directory.join(path)).unwrap_or_default()).into()));
+            found.extend(paths.map(|path| digest(&read(path)).into()));
         } else {
-            files(value, directory, found);
+            named_files(value, directory, found);
         }
     }
 }

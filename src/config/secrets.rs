@@ -8,14 +8,14 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    fs, io,
-    io::Read,
+    io,
     path::{Path as FilePath, PathBuf},
 };
 
 use serde_yaml::Value;
 
 use crate::{
+    files,
     options::{At, Path, Problem, Segment, key_text, suggestion},
     value::Secret,
 };
@@ -80,19 +80,7 @@ impl Environment for OsEnvironment {
     }
 
     fn read(&self, path: &FilePath, bytes_max: usize) -> io::Result<Vec<u8>> {
-        // Opening a pipe would wait for its writer.
-        if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
-        }
-        let mut bytes = Vec::new();
-        fs::File::open(path)?.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
-        if bytes.len() > bytes_max {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("it is longer than the {} KiB allowed", bytes_max / 1024),
-            ));
-        }
-        Ok(bytes)
+        files::read(path, bytes_max)
     }
 
     fn exists(&self, path: &FilePath) -> bool {
@@ -451,6 +439,8 @@ pub(super) fn redact(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use std::collections::HashMap;
 
     use super::*;

@@ -19,7 +19,7 @@ mod template;
 
 use std::{
     error::Error as _,
-    io::{self, Read},
+    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -42,7 +42,7 @@ use self::{
 use super::{Channel, ChannelKind, text::Words, time_zone};
 use crate::{
     alert::{Message, message::Attempted},
-    clock,
+    clock, files,
     observation::one_line,
     options::Options,
     protocol::{
@@ -74,7 +74,7 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 const REPLY_BYTES_MAX: usize = 16 * 1_024;
 
 /// Largest template file.
-const TEMPLATE_BYTES_MAX: u64 = 64 * 1_024;
+const TEMPLATE_BYTES_MAX: usize = 64 * 1_024;
 
 struct Webhook {
     url: Url,
@@ -200,16 +200,8 @@ fn template(options: &mut Options<'_>, raw: &Raw) -> Option<Body> {
 
 fn file(options: &mut Options<'_>, name: &str) -> Option<String> {
     let path = options.file(name);
-    let read = std::fs::File::open(&path).and_then(|file| {
-        let mut text = String::new();
-        // A device has no size, and may have no end.
-        file.take(TEMPLATE_BYTES_MAX + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > TEMPLATE_BYTES_MAX {
-            return Err(io::Error::other(format!("larger than {TEMPLATE_BYTES_MAX} bytes")));
-        }
-        Ok(text)
-    });
-    match read {
+    let read = files::read(&path, TEMPLATE_BYTES_MAX);
+    match read.and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other)) {
         Ok(text) => Some(text),
         Err(error) => {
             options.problem("template_file", format!("{} cannot be read: {error}", path.display()), None);

@@ -30,7 +30,7 @@ pub use self::{
     endpoint::{Address, Endpoint, Scheme, host_and_port},
     facts::{certificate_facts, days_between, expiry},
     resolve::{Resolver, system_nameservers},
-    tls::{TlsClient, TlsOptions, TlsVersion, below, tls_error_within, tls_failure},
+    tls::{PEM_BYTES_MAX, TlsClient, TlsOptions, TlsVersion, below, tls_error_within, tls_failure},
     verify::{Seen, Witness},
 };
 use crate::{

@@ -398,7 +398,7 @@ fn a_fingerprint_changes_with_the_files_and_name_servers_a_check_works_with() {
 fn a_file_too_long_is_refused_without_being_read_whole() {
     let checks = format!("service: s\n# {}\n", "x".repeat(5 << 20));
     let mistakes = load_texts("", &checks).err().expect("too long");
-    assert!(mistakes.to_string().contains("is longer than 4 MiB"), "{mistakes}");
+    assert!(mistakes.to_string().contains("is longer than the 4096 KiB allowed"), "{mistakes}");
 }
 
 #[test]

@@ -299,7 +299,7 @@ fn mistakes_are_told_where_they_stand() {
         ),
         (
             "{ url: 'http://x', template_file: /dev/zero }",
-            "template_file: /dev/zero cannot be read: larger than 65536 bytes",
+            "template_file: /dev/zero cannot be read: it is not a plain file",
         ),
         ("{ url: 'http://x', content_type: text/plain }", "content_type: a content type without a template"),
         ("{ url: 'http://x', headers: { 'a b': c } }", "headers.a b: `a b` is no header"),

@@ -28,7 +28,7 @@ use tokio::net::UdpSocket;
 
 use super::{Attempt, Family};
 use crate::{
-    clock,
+    clock, files,
     observation::{Kind, Phase, Reason},
     value::TimeSpan,
 };
@@ -61,6 +61,10 @@ const RELOAD_EVERY: Duration = Duration::from_secs(5);
 const CONTROL_BYTES_MAX: usize = 1_500;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Longest resolv.conf(5): of its servers three count.
+const RESOLV_CONF_BYTES_MAX: usize = 64 * 1024;
+
 const HOSTS: &str = "/etc/hosts";
 
 /// The asynchronous resolver, with the system's configuration or with name servers of its own.
@@ -172,7 +176,7 @@ fn with_servers(servers: &[SocketAddr]) -> ResolverConfig {
 /// resolv.conf(5): without the file, or without a name server in it, the one on the local machine is asked.
 fn system() -> Result<(ResolverConfig, ResolverOpts), String> {
     let local = || (with_servers(&[SocketAddr::from((Ipv4Addr::LOCALHOST, 53))]), ResolverOpts::default());
-    let text = match fs::read(Path::new(RESOLV_CONF)) {
+    let text = match files::read(Path::new(RESOLV_CONF), RESOLV_CONF_BYTES_MAX) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(local()),
         Err(error) => return Err(format!("{RESOLV_CONF} cannot be read: {error}")),

@@ -30,10 +30,14 @@ use super::{
     verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, Witness, provider},
 };
 use crate::{
+    files,
     observation::{Kind, Phase, Reason, TlsFacts},
     options::Options,
     value::Timestamp,
 };
+
+/// Longest file of certificates or of a key. The list of a whole platform is a quarter of a megabyte.
+pub const PEM_BYTES_MAX: usize = 4 << 20;
 
 /// How TLS connections are made, and whom they trust.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -139,8 +143,9 @@ impl TlsOptions {
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let list = read.map_err(|e| format!("{} cannot be read: {e}", file.display()))?;
+    let bytes = files::read(file, PEM_BYTES_MAX).map_err(|e| format!("{} cannot be read: {e}", file.display()))?;
+    let list = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+    let list = list.map_err(|e| format!("{} cannot be read: {e}", file.display()))?;
     if list.is_empty() {
         return Err(format!("{} holds no certificate", file.display()));
     }
@@ -155,8 +160,9 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(certificate: &Path, key: &Path) -> Result<Identity, (&'static str, String)> {
     let chain = certificates(certificate).map_err(|text| ("certificate", text))?;
-    let key_der =
-        PrivateKeyDer::from_pem_file(key).map_err(|e| ("key", format!("{} cannot be read: {e}", key.display())))?;
+    let unreadable = |e: &dyn fmt::Display| ("key", format!("{} cannot be read: {e}", key.display()));
+    let bytes = files::read(key, PEM_BYTES_MAX).map_err(|e| unreadable(&e))?;
+    let key_der = PrivateKeyDer::from_pem_slice(&bytes).map_err(|e| unreadable(&e))?;
     provider()
         .key_provider
         .load_private_key(key_der.clone_key())
