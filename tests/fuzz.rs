@@ -2,7 +2,7 @@
 //! by seeded changes, for [`SECONDS`] or as long as `BONGSU_FUZZ_SECONDS` says (`tests/run` says a minute).
 //!
 //! An input that makes a target panic, or take longer than [`INPUT_MAX`], is written below `target/tmp/fuzz` and told; it
-//! is tried again by `cargo +nightly fuzz run NAME FILE`, and kept in `fuzz/corpus/NAME` once that is mended.
+//! is tried again by `cargo fuzz run --sanitizer none -O NAME FILE`, and kept in `fuzz/corpus/NAME` once that is mended.
 
 use std::{
     collections::BTreeSet,
@@ -169,7 +169,7 @@ fn kept(name: &str, input: &[u8]) -> String {
     let file = directory.join(format!("{name}-{sum:016x}"));
     fs::write(&file, input).expect("the target directory is writable");
     format!(
-        "cargo +nightly fuzz run {name} {}; it begins with {}",
+        "cargo fuzz run --sanitizer none -O {name} {}; it begins with {}",
         file.display(),
         input[..input.len().min(200)].escape_ascii()
     )
