@@ -114,6 +114,12 @@ struct Tally {
 }
 
 impl Telemetry {
+    /// What came of a reload, as a label.
+    const ACCEPTED: &str = "accepted";
+
+    /// See [`Telemetry::ACCEPTED`].
+    const REFUSED: &str = "refused";
+
     /// Numbers of an agent of this version that started at `started_at`, all zero.
     pub fn new(version: &str, vantage: &Name, started_at: Timestamp) -> Self {
         // 100 µs to 52 s: a loopback probe to the longest deadline anybody sets.
@@ -146,6 +152,10 @@ impl Telemetry {
             tally: Mutex::new(Tally::new(started_at)),
             registry,
         };
+        // Whoever waits for the first must have seen none.
+        for word in [Self::ACCEPTED, Self::REFUSED] {
+            telemetry.reloads.get_or_create(&[("result", word)]).inc_by(0);
+        }
         telemetry.registered()
     }
 
@@ -238,7 +248,7 @@ impl Telemetry {
 
     /// The configuration was reloaded, or refused.
     pub fn reloaded(&self, accepted: bool, at: Timestamp) {
-        let word = if accepted { "accepted" } else { "refused" };
+        let word = if accepted { Self::ACCEPTED } else { Self::REFUSED };
         self.reloads.get_or_create(&[("result", word)]).inc();
         let mut tally = self.tally();
         *tally.reloads.entry(word).or_default() += 1;

@@ -3,6 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
+    os::unix::net::UnixStream,
     path::Path,
     process::{Command, Stdio},
     thread,
@@ -482,11 +483,20 @@ fn until(dir: &Path, args: &[&str], wanted: impl Fn(&Ran) -> bool) -> Ran {
     }
 }
 
+/// What docs/metrics.md has curl ask for.
+fn metrics(socket: &Path) -> String {
+    let mut stream = UnixStream::connect(socket).expect("the daemon listens");
+    stream.write_all(b"GET /v1/metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers and closes");
+    answer
+}
+
 #[test]
 fn a_daemon_answers_its_commands() {
     let (port, _serving) = greeter("hello\n");
     let dir = two_checks(port);
-    let config = "agent: { name: test-1 }\nstore: { path: db/bongsu.db }\n\
+    let config = "agent: { name: test-1, socket: bongsu.sock }\nstore: { path: db/bongsu.db }\n\
                   defaults: { every: 1s, outage: { failures: 2, confirm_every: 1s } }\n\
                   channels:\n  drop: { email: { url: \"file:mail\", from: a@example.com, to: [b@example.com] } }\n";
     harness::write(dir.path(), "config.yaml", config);
@@ -531,7 +541,13 @@ fn a_daemon_answers_its_commands() {
     daemon.signal("HUP");
     let refused = until(dir, &["status"], |ran| ran.out.contains("reload was refused"));
     assert!(refused.out.contains("2 checks: 1 up, 1 down"), "{}", refused.out);
-    assert_eq!(daemon.end(), Some(0), "{}", std::fs::read_to_string(dir.join("run.log")).expect("own file"));
+    let metrics = metrics(&dir.join("bongsu.sock"));
+    for line in ["bongsu_reloads_total{result=\"accepted\"} 0", "bongsu_reloads_total{result=\"refused\"} 1"] {
+        assert!(metrics.lines().any(|l| l == line), "{metrics}");
+    }
+    assert_eq!(daemon.end(), Some(0));
+    let log = std::fs::read_to_string(dir.join("run.log")).expect("own file");
+    assert!(log.contains("tpc"), "{log}");
     let after = run(dir, &["status"]);
     assert!(
         after.err.starts_with("daemon not running; as of ") && after.out.contains("#1"),

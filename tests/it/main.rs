@@ -13,6 +13,7 @@ mod demo;
 mod documents;
 mod hostile;
 mod kills;
+mod metrics;
 mod reference;
 mod servers;
 mod service;
