@@ -72,6 +72,8 @@
 //! - How the parts are joined: [`agent`], then `src/agent/heart.rs`, the thread on which everything is decided.
 //! - Everything at once, on real sockets: `src/cli/demo` and `tests/it`.
 
+#![forbid(unsafe_code)]
+
 pub mod value;
 pub mod clock;
 pub mod files;

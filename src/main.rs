@@ -5,7 +5,20 @@ use std::process::ExitCode;
 use bongsu::{cli, clock};
 
 fn main() -> ExitCode {
+    one_heap();
     // The daemon counts its uptime from here.
     clock::uptime();
     cli::main(cli::parse())
 }
+
+/// One heap for all threads: what one has given back the others use. Of its own accord glibc gives each a heap of its
+/// own, which makes a fifth more memory with a thousand checks.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "nothing safe sets it")]
+fn one_heap() {
+    // SAFETY: it sets a number, while there is no other thread yet that could read it.
+    unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn one_heap() {}

@@ -91,8 +91,6 @@ impl Place {
             .arg(self.path("config.yaml"))
             .env_remove("RUST_LOG")
             .env("NOTIFY_SOCKET", &notices)
-            // As systemd/bongsu.service does.
-            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be shared"))
             .stderr(output)
