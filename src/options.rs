@@ -13,7 +13,7 @@ use serde::{
     },
     forward_to_deserialize_any,
 };
-use serde_yaml::Value;
+use serde_yaml::{Mapping, Value};
 
 /// One step of a path into a document.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,7 +37,7 @@ pub enum At {
 }
 
 /// One mistake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     /// Where it is.
     pub path: Path,
@@ -120,7 +120,8 @@ impl<'a> Options<'a> {
                     self.note(Problem { path: path.clone(), at: At::Value, text, hint: None }, before);
                     state.skip.insert(path.clone());
                     seen += 1;
-                    if state.skip.len() < seen || path.len() <= self.path.len() {
+                    let enough = self.problems.len() - before >= PROBLEMS_MAX;
+                    if enough || state.skip.len() < seen || path.len() <= self.path.len() {
                         break None;
                     }
                 }
@@ -400,6 +401,25 @@ pub fn key_text(key: &Value) -> String {
         Value::Mapping(_) => "{…}".into(),
         Value::Tagged(tagged) => key_text(&tagged.value),
     }
+}
+
+/// The value of the key that is shown as `word`.
+pub fn entry<'v>(mapping: &'v Mapping, word: &str) -> Option<&'v Value> {
+    if let Some(value) = mapping.get(word) {
+        return Some(value);
+    }
+    if may_be_no_text(word)
+        && let Some(value) = serde_yaml::from_str::<Value>(word).ok().and_then(|key| mapping.get(key))
+    {
+        return Some(value);
+    }
+    mapping.iter().find(|(key, _)| !key.is_string() && key_text(key) == word).map(|(_, value)| value)
+}
+
+/// Whether YAML may read this word, unquoted, as something else than a text.
+pub fn may_be_no_text(word: &str) -> bool {
+    word.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | '~'))
+        || matches!(word.to_ascii_lowercase().as_str(), "true" | "false" | "null")
 }
 
 impl<'de> MapAccess<'de> for Entries<'_, '_> {

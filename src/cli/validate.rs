@@ -52,7 +52,9 @@ pub fn run(args: Args, cx: &mut Context) -> Result<Verdict, Failure> {
             Ok(Verdict::Fine)
         }
         Err(mistakes) if args.format.json => {
-            cx.out.print_json(&json!({ "ok": false, "config": shown, "mistakes": mistakes.mistakes }))?;
+            cx.out.print_json(
+                &json!({ "ok": false, "config": shown, "mistakes": mistakes.mistakes, "and_more": mistakes.and_more }),
+            )?;
             Err(Failure::Shown)
         }
         Err(mistakes) => Err(Failure::Config(Box::new(mistakes))),

@@ -17,7 +17,8 @@ use serde_yaml::{Mapping, Value};
 
 use super::{
     mistakes::Mistake,
-    positions::{Positions, lines_of},
+    notes::NOTES_MAX,
+    positions::{Marks, Positions, lines_of, nested_too_deeply},
     secrets::{Templates, io_text},
 };
 use crate::{
@@ -31,6 +32,10 @@ pub(super) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most values one file may hold after its aliases are followed: four times what a full file of short values holds
 /// would still fit the memory of a small machine.
 const VALUES_MAX: usize = 1_000_000;
+
+/// From how many brackets that seem open at once the nesting is looked at before anything is parsed: many more would
+/// cost the parser time by their square before it notices. Values nest far less.
+const BRACKETS_SUSPECT: usize = 200;
 
 /// A file that was read.
 pub(super) struct Document {
@@ -98,7 +103,7 @@ fn not_utf8(shown: &str, error: &std::string::FromUtf8Error) -> Mistake {
     let column = lines_of(&before).last().map_or(0, |l| l.chars().count()) + 1;
     let all = String::from_utf8_lossy(error.as_bytes());
     let line_text = lines_of(&all).get(line - 1).copied().unwrap_or_default().to_owned();
-    let mut mistake = Mistake::at(shown, line, column, 1, &line_text);
+    let mut mistake = Mistake::at(shown, line, (column, 1), &line_text, &Marks::default());
     mistake.text = format!("the byte 0x{:02x} is not UTF-8", error.as_bytes()[at]);
     mistake.help = Some("save the file in UTF-8".into());
     mistake
@@ -129,7 +134,7 @@ impl Broken {
         let line_text = lines.get(line - 1).copied().unwrap_or_default();
         let alias = line_text.chars().skip(column - 1).take_while(|c| *c == '*' || c.is_alphanumeric()).count();
         let length = if self.text.contains("unknown anchor") { alias } else { 1 };
-        let mut mistake = Mistake::at(shown, line, column, length, line_text);
+        let mut mistake = Mistake::at(shown, line, (column, length), line_text, &Marks::default());
         mistake.text = self.text;
         mistake.help = self.hint.or_else(|| syntax_hint(&lines, line, column, &mistake.text));
         Box::new(mistake)
@@ -181,6 +186,9 @@ pub(super) struct Parsed {
 
 /// Parses a text that holds at most one document.
 pub(super) fn parse(text: &str) -> Result<Parsed, Broken> {
+    if let Some(place) = has_many_brackets(text).then(|| nested_too_deeply(text)).flatten() {
+        return Err(too_deep(Some(place)));
+    }
     let state = State::default();
     let mut documents = serde_yaml::Deserializer::from_str(text);
     let mut value = match documents.next() {
@@ -203,6 +211,24 @@ pub(super) fn parse(text: &str) -> Result<Parsed, Broken> {
     Ok(Parsed { value, duplicates: state.duplicates.get(), problems })
 }
 
+fn too_deep(place: Option<(usize, usize)>) -> Broken {
+    let hint = Some("an alias within its own anchor, or far too many brackets".into());
+    Broken { text: "this is nested too deeply".into(), place, hint }
+}
+
+/// Counts also those within quotes, which takes no parser.
+fn has_many_brackets(text: &str) -> bool {
+    let mut open = 0_usize;
+    text.bytes().any(|byte| {
+        match byte {
+            b'[' | b'{' => open += 1,
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        open > BRACKETS_SUSPECT
+    })
+}
+
 fn broken(error: &serde_yaml::Error, state: &State) -> Broken {
     let place = error.location().map(|at| (at.line().max(1), at.column().max(1)));
     let whole = error.to_string();
@@ -214,8 +240,7 @@ fn broken(error: &serde_yaml::Error, state: &State) -> Broken {
         };
     }
     if whole.contains("recursion limit") {
-        let hint = Some("an alias within its own anchor, or far too many brackets".into());
-        return Broken { text: "this is nested too deeply".into(), place, hint };
+        return too_deep(place);
     }
     // The place is told before the text; libyaml repeats it, and the place of the context with it.
     let text = whole.split(" at line ").next().unwrap_or_default().split(" at position ").next().unwrap_or_default();
@@ -234,12 +259,7 @@ fn broken(error: &serde_yaml::Error, state: &State) -> Broken {
 /// Applies merge keys and takes off tags, innermost first.
 fn apply(value: &mut Value, path: &mut Path, problems: &mut Vec<Problem>) {
     while let Value::Tagged(tagged) = value {
-        problems.push(Problem {
-            path: path.clone(),
-            at: At::Value,
-            text: format!("the YAML tag `{}` has no meaning here", tagged.tag),
-            hint: Some("remove it".into()),
-        });
+        add(problems, path, format!("the YAML tag `{}` has no meaning here", tagged.tag), "remove it");
         *value = std::mem::take(&mut tagged.value);
     }
     match value {
@@ -278,12 +298,17 @@ fn merge(entries: &mut Mapping, merged: Value, path: &Path, problems: &mut Vec<P
                 merge(entries, item, path, problems);
             }
         }
-        _ => problems.push(Problem {
-            path: path.clone(),
-            at: At::Value,
-            text: "`<<` merges a mapping, or a list of mappings".into(),
-            hint: Some("write `<<: *anchor`, the anchor being on a mapping".into()),
-        }),
+        _ => {
+            let hint = "write `<<: *anchor`, the anchor being on a mapping";
+            add(problems, path, "`<<` merges a mapping, or a list of mappings".into(), hint);
+        }
+    }
+}
+
+/// One more than can be kept shows that there were more.
+fn add(problems: &mut Vec<Problem>, path: &Path, text: String, hint: &str) {
+    if problems.len() <= NOTES_MAX {
+        problems.push(Problem { path: path.clone(), at: At::Value, text, hint: Some(hint.into()) });
     }
 }
 

@@ -8,8 +8,13 @@ use std::fmt;
 use serde::Serialize;
 use unicode_normalization::char::is_combining_mark;
 
+use super::positions::Marks;
+
 /// Longest part of a line shown, in terminal cells: it must fit a window beside its number.
 const SOURCE_CELLS_MAX: usize = 110;
+
+/// The same in bytes, for characters that take no cell.
+const SOURCE_BYTES_MAX: usize = 1_024;
 
 /// Cells kept before the mistake when a long line is cut.
 const SOURCE_CELLS_BEFORE: usize = 40;
@@ -63,9 +68,15 @@ impl Mistake {
         }
     }
 
-    /// A mistake in a line: `column` and `length` in characters, `line_text` the whole line.
-    pub fn at(file: impl Into<String>, line: usize, column: usize, length: usize, line_text: &str) -> Self {
-        let (source, caret) = excerpt(line_text, column, length);
+    /// A mistake in a line: `column` and `length` in characters, `line_text` the whole line with its marks.
+    pub(super) fn at(
+        file: impl Into<String>,
+        line: usize,
+        (column, length): (usize, usize),
+        line_text: &str,
+        marks: &Marks,
+    ) -> Self {
+        let (source, caret) = excerpt(line_text, marks.offset(line_text, column.saturating_sub(1)), length);
         Self {
             line: Some(line),
             column: Some(column),
@@ -82,6 +93,14 @@ impl Mistake {
 pub struct Mistakes {
     /// The mistakes.
     pub mistakes: Vec<Mistake>,
+    /// Whether there are more than could be kept.
+    pub and_more: bool,
+}
+
+impl From<Vec<Mistake>> for Mistakes {
+    fn from(mistakes: Vec<Mistake>) -> Self {
+        Self { mistakes, and_more: false }
+    }
 }
 
 impl Mistakes {
@@ -119,7 +138,9 @@ impl Mistakes {
         if self.mistakes.len() > SHOWN_MAX {
             out.push_str(&format!("… and {} more\n\n", self.mistakes.len() - SHOWN_MAX));
         }
-        out.push_str(&format!("{} in {}", counted(self.mistakes.len(), "mistake"), counted(self.files(), "file")));
+        let least = if self.and_more { "more than " } else { "" };
+        let (mistakes, files) = (counted(self.mistakes.len(), "mistake"), counted(self.files(), "file"));
+        out.push_str(&format!("{least}{mistakes} in {files}"));
         out
     }
 }
@@ -172,40 +193,39 @@ pub fn cells(c: char) -> usize {
     }
 }
 
-/// The part of a line that is shown, and the line of carets below it.
-fn excerpt(line: &str, column: usize, length: usize) -> (String, String) {
-    // A control character could steer the terminal; tabs stay, so that both lines are indented alike.
-    let shown: Vec<char> = line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-    let start = column.saturating_sub(1).min(shown.len());
-    let mut first = 0;
+/// The part of a line that is shown, and the line of carets below it, for a mistake of `length` characters that begins
+/// at the byte `start`. Reads no more of the line than that part.
+fn excerpt(line: &str, start: usize, length: usize) -> (String, String) {
     let mut total = 0;
-    // No further than it takes: a long line may hold thousands of mistakes.
-    let is_long = shown.iter().any(|c| {
-        total += cells(*c);
-        total > SOURCE_CELLS_MAX
+    let is_long = line.char_indices().any(|(at, c)| {
+        total += cells(c);
+        total > SOURCE_CELLS_MAX || at > SOURCE_BYTES_MAX
     });
+    let mut first = 0;
     if is_long {
         let mut before = 0;
-        first = start;
-        while first > 0 && before + cells(shown[first - 1]) <= SOURCE_CELLS_BEFORE {
-            first -= 1;
-            before += cells(shown[first]);
-        }
+        let fitting = line[..start].char_indices().rev().take_while(|(at, c)| {
+            before += cells(*c);
+            before <= SOURCE_CELLS_BEFORE && start - at <= SOURCE_BYTES_MAX / 2
+        });
+        first = fitting.last().map_or(start, |(at, _)| at);
     }
     let mut source = String::from(if first > 0 { "…" } else { "" });
     let mut caret = String::from(if first > 0 { " " } else { "" });
-    let (mut width, mut carets) = (0, 0);
-    for (index, c) in shown.iter().enumerate().skip(first) {
-        if width + cells(*c) > SOURCE_CELLS_MAX {
+    let (mut width, mut carets, mut meant) = (0, 0, 0);
+    for (at, c) in line[first..].char_indices() {
+        if width + cells(c) > SOURCE_CELLS_MAX || at > SOURCE_BYTES_MAX {
             source.push('…');
             break;
         }
-        width += cells(*c);
-        source.push(*c);
-        if index < start {
-            caret.push_str(if *c == '\t' { "\t" } else { &"  "[..cells(*c)] });
-        } else if index < start + length {
-            carets += cells(*c);
+        width += cells(c);
+        // A control character could steer the terminal; tabs stay, so that both lines are indented alike.
+        source.push(if c.is_control() && c != '\t' { '\u{fffd}' } else { c });
+        if first + at < start {
+            caret.push_str(if c == '\t' { "\t" } else { &"  "[..cells(c)] });
+        } else if meant < length {
+            meant += 1;
+            carets += cells(c);
         }
     }
     caret.push_str(&"^".repeat(carets.max(1)));
@@ -228,25 +248,26 @@ mod tests {
             ("ab", 9, 4, "ab", "  ^"),
         ];
         for (line, column, length, source, caret) in table {
-            assert_eq!(excerpt(line, column, length), (source.to_owned(), caret.to_owned()), "{line}");
+            let start = Marks::default().offset(line, column - 1);
+            assert_eq!(excerpt(line, start, length), (source.to_owned(), caret.to_owned()), "{line}");
         }
     }
 
     #[test]
     fn a_long_line_is_cut_around_the_mistake() {
         let line = format!("{}WRONG{}", "a".repeat(300), "b".repeat(300));
-        let (source, caret) = excerpt(&line, 301, 5);
+        let (source, caret) = excerpt(&line, 300, 5);
         assert_eq!(source, format!("…{}WRONG{}…", "a".repeat(40), "b".repeat(65)));
         assert_eq!(caret, format!(" {}^^^^^", " ".repeat(40)));
     }
 
     #[test]
     fn the_whole_reads_well() {
-        let mut first = Mistake::at("checks/a.yaml", 12, 3, 6, "  timout: 5s");
+        let mut first = Mistake::at("checks/a.yaml", 12, (3, 6), "  timout: 5s", &Marks::default());
         first.text = "unknown key `timout`".into();
         first.help = Some("did you mean `timeout`?".into());
         let mistakes =
-            Mistakes { mistakes: vec![first, Mistake::of_file("config.yaml", "cannot be read: no such file", None)] };
+            Mistakes::from(vec![first, Mistake::of_file("config.yaml", "cannot be read: no such file", None)]);
         assert_eq!(
             mistakes.to_string(),
             "checks/a.yaml:12:3: unknown key `timout`\n  12 |   timout: 5s\n     |   ^^^^^^\n  help: did you mean \

@@ -1,7 +1,10 @@
 //! Mistakes while they are being gathered: a file's number and a path in it. Lines and columns are looked up at the
 //! end, in one go for each file that has any.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use serde::de::DeserializeOwned;
 use serde_yaml::{Mapping, Value};
@@ -9,16 +12,19 @@ use serde_yaml::{Mapping, Value};
 use super::{
     document::Document,
     mistakes::{Mistake, Mistakes},
-    positions::{Positions, Spot, below, item},
+    positions::{Marks, Positions, Spot, below, item},
 };
 use crate::{
     observation::one_line,
-    options::{At, Options, Path, Problem, Segment, key_text, suggestion},
+    options::{At, Options, Path, Problem, Segment, entry, key_text, suggestion},
     value::{Masker, Secret},
 };
 
+/// Most mistakes kept: more than anybody reads, and few enough for a daemon that is given a file of nothing else.
+pub(super) const NOTES_MAX: usize = 10_000;
+
 /// A mistake at a path of a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Note {
     /// The number of the document.
     pub doc: usize,
@@ -33,15 +39,24 @@ pub(super) struct Note {
 /// All mistakes so far.
 #[derive(Default)]
 pub(super) struct Notes {
-    notes: Vec<Note>,
+    /// Each with its number in the order they came. A mistake in defaults meets every check below them, and counts once.
+    notes: HashMap<Note, usize>,
+    pushed: usize,
+    /// Whether some had no place.
+    and_more: bool,
     /// Mistakes of files that could not be parsed, complete with their place.
     pub complete: Vec<(usize, Mistake)>,
 }
 
 impl Notes {
-    /// Adds one. A mistake in defaults meets every check below them; what is told twice is left out at the end.
+    /// Adds one.
     pub fn push(&mut self, note: Note) {
-        self.notes.push(note);
+        self.pushed += 1;
+        if self.notes.len() < NOTES_MAX {
+            self.notes.entry(note).or_insert(self.pushed);
+        } else {
+            self.and_more |= !self.notes.contains_key(&note);
+        }
     }
 
     /// Adds one in the value at a path.
@@ -56,53 +71,54 @@ impl Notes {
         self.push(Note { doc, problem, needle: None, related: None });
     }
 
-    /// How many there are: to see whether a part has added any.
+    /// How many came: to see whether a part has added any.
     pub fn count(&self) -> usize {
-        self.notes.len() + self.complete.len()
+        self.pushed + self.complete.len()
     }
 
     /// Whether a reference below a path gives nothing.
     pub fn unresolved_below(&self, doc: usize, path: &[Segment]) -> bool {
-        self.notes.iter().any(|n| n.needle.is_some() && n.doc == doc && n.problem.path.starts_with(path))
+        self.notes.keys().any(|n| n.needle.is_some() && n.doc == doc && n.problem.path.starts_with(path))
     }
 
-    /// A value whose reference gives nothing need not be told to be empty as well.
-    fn drop_consequences(&mut self) {
-        let unresolved: HashSet<(usize, Path)> = self
-            .notes
-            .iter()
-            .filter(|note| note.needle.is_some())
-            .map(|note| (note.doc, note.problem.path.clone()))
-            .collect();
-        self.notes.retain(|note| note.needle.is_some() || !unresolved.contains(&(note.doc, note.problem.path.clone())));
+    /// In the order they came. A value whose reference gives nothing need not be told to be empty as well.
+    fn without_consequences(notes: HashMap<Note, usize>) -> Vec<Note> {
+        let mut notes: Vec<(Note, usize)> = notes.into_iter().collect();
+        notes.sort_unstable_by_key(|(_, number)| *number);
+        let mut notes: Vec<Note> = notes.into_iter().map(|(note, _)| note).collect();
+        let place = |note: &Note| (note.doc, note.problem.path.clone());
+        let unresolved: HashSet<(usize, Path)> = notes.iter().filter(|n| n.needle.is_some()).map(place).collect();
+        notes.retain(|note| note.needle.is_some() || !unresolved.contains(&place(note)));
+        notes
     }
 
     /// Turns them into what a person reads; `None` when there are none.
-    pub fn into_mistakes(mut self, documents: &[Document], secrets: &Secrets) -> Option<Mistakes> {
+    pub fn into_mistakes(self, documents: &[Document], secrets: &Secrets) -> Option<Mistakes> {
         let duplicates = documents.iter().any(|d| d.duplicates);
         if self.count() == 0 && !duplicates {
             return None;
         }
-        self.drop_consequences();
-        let masker = secrets.masker();
+        let notes = Self::without_consequences(self.notes);
         let mut positions: Vec<Option<Positions<'_>>> = documents.iter().map(|_| None).collect();
         for (doc, document) in documents.iter().enumerate() {
             let related = |n: &Note| n.related.as_ref().is_some_and(|(_, other, _)| *other == doc);
-            if document.duplicates || self.notes.iter().any(|n| n.doc == doc || related(n)) {
+            if document.duplicates || notes.iter().any(|n| n.doc == doc || related(n)) {
                 positions[doc] = Some(Positions::of(&document.text));
             }
         }
         let mut placed: Vec<(usize, Spot, Mistake)> =
             self.complete.into_iter().map(|(doc, mistake)| (doc, spot_of(&mistake), mistake)).collect();
-        for note in &self.notes {
+        let mut shown =
+            Shown { documents, positions: &positions, secrets, masker: secrets.masker(), lines: HashMap::new() };
+        for note in &notes {
             if let Some(found) = positions[note.doc].as_ref() {
-                let (spot, mistake) = place(note, found, &positions, documents, (secrets, &masker));
+                let (spot, mistake) = shown.place(note, found);
                 placed.push((note.doc, spot, mistake));
             }
         }
         for (doc, found) in positions.iter().enumerate().filter_map(|(doc, p)| Some((doc, p.as_ref()?))) {
-            for duplicate in found.duplicates() {
-                let mut mistake = at_spot(&documents[doc], found, duplicate.again, secrets);
+            for duplicate in found.duplicates(NOTES_MAX + 1) {
+                let mut mistake = shown.at_spot(doc, found, duplicate.again);
                 mistake.text = format!("duplicate key `{}`", one_line(&duplicate.key, 60));
                 mistake.note = Some(format!("the first is in line {}", duplicate.first.line));
                 mistake.help = Some("remove one of the two".into());
@@ -112,7 +128,48 @@ impl Notes {
         placed.sort_by_key(|(doc, spot, _)| (*doc, *spot));
         let mut mistakes: Vec<Mistake> = placed.into_iter().map(|(_, _, mistake)| mistake).collect();
         mistakes.dedup();
-        Some(Mistakes { mistakes })
+        let and_more = self.and_more || mistakes.len() > NOTES_MAX;
+        mistakes.truncate(NOTES_MAX);
+        Some(Mistakes { mistakes, and_more })
+    }
+}
+
+/// What mistakes are shown by.
+struct Shown<'d> {
+    documents: &'d [Document],
+    positions: &'d [Option<Positions<'d>>],
+    secrets: &'d Secrets,
+    masker: Masker,
+    /// The lines of documents, secrets starred out, with their marks.
+    lines: HashMap<(usize, usize), (Cow<'d, str>, Marks)>,
+}
+
+impl<'d> Shown<'d> {
+    fn at_spot(&mut self, doc: usize, positions: &'d Positions<'d>, spot: Spot) -> Mistake {
+        let (line, marks) = self.lines.entry((doc, spot.line)).or_insert_with(|| {
+            let line = self.secrets.starred(positions.line(spot.line));
+            let marks = Marks::of(&line);
+            (line, marks)
+        });
+        let file = self.documents[doc].file.display().to_string();
+        Mistake::at(file, spot.line, (spot.column, spot.length), line, marks)
+    }
+
+    fn place(&mut self, note: &Note, positions: &'d Positions<'d>) -> (Spot, Mistake) {
+        let document = &self.documents[note.doc];
+        let mut spot = positions.locate(&note.problem.path, note.problem.at);
+        if let Some(needle) = &note.needle {
+            spot = positions.narrow(spot, needle);
+        }
+        let mut mistake = self.at_spot(note.doc, positions, spot);
+        let masked = |text: &String| masked(text, document, &note.problem.path, &self.masker);
+        mistake.text = masked(&note.problem.text);
+        mistake.help = note.problem.hint.as_ref().map(masked);
+        mistake.note = note.related.as_ref().and_then(|(what, doc, path)| {
+            let there = self.positions[*doc].as_ref()?.locate(path, At::Value);
+            Some(format!("{what} {}:{}:{}", self.documents[*doc].file.display(), there.line, there.column))
+        });
+        (spot, mistake)
     }
 }
 
@@ -154,33 +211,6 @@ fn spot_of(mistake: &Mistake) -> Spot {
     Spot { line: mistake.line.unwrap_or(0), column: mistake.column.unwrap_or(0), length: 0 }
 }
 
-fn at_spot(document: &Document, positions: &Positions<'_>, spot: Spot, secrets: &Secrets) -> Mistake {
-    let line = secrets.starred(positions.line(spot.line));
-    Mistake::at(document.file.display().to_string(), spot.line, spot.column, spot.length, &line)
-}
-
-fn place(
-    note: &Note,
-    positions: &Positions<'_>,
-    all: &[Option<Positions<'_>>],
-    documents: &[Document],
-    (secrets, masker): (&Secrets, &Masker),
-) -> (Spot, Mistake) {
-    let document = &documents[note.doc];
-    let mut spot = positions.locate(&note.problem.path, note.problem.at);
-    if let Some(needle) = &note.needle {
-        spot = positions.narrow(spot, needle);
-    }
-    let mut mistake = at_spot(document, positions, spot, secrets);
-    mistake.text = masked(&note.problem.text, document, &note.problem.path, masker);
-    mistake.help = note.problem.hint.as_ref().map(|hint| masked(hint, document, &note.problem.path, masker));
-    mistake.note = note.related.as_ref().and_then(|(what, doc, path)| {
-        let there = all[*doc].as_ref()?.locate(path, At::Value);
-        Some(format!("{what} {}:{}:{}", documents[*doc].file.display(), there.line, there.column))
-    });
-    (spot, mistake)
-}
-
 /// Shortest piece of a secret that may not be left in a message about the very value it stands in.
 const PIECE_CHARS: usize = 4;
 
@@ -215,9 +245,7 @@ pub(super) fn hiding(text: &str, raw: &str, value: &str, masker: &Masker) -> Str
 pub(super) fn at<'v>(value: &'v Value, path: &[Segment]) -> Option<&'v Value> {
     path.iter().try_fold(value, |value, segment| match segment {
         Segment::Index(index) => value.get(*index),
-        Segment::Key(word) => {
-            value.as_mapping()?.iter().find(|(key, _)| key_text(key) == *word).map(|(_, value)| value)
-        }
+        Segment::Key(word) => entry(value.as_mapping()?, word),
     })
 }
 

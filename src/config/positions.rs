@@ -8,10 +8,38 @@ use std::collections::HashMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, SpannedEventReceiver};
 use serde_yaml::Value;
 
-use crate::options::{At, Path, Segment, key_text};
+use crate::options::{At, Path, Segment, key_text, may_be_no_text};
 
 /// Deepest nesting followed; YAML that nests deeper has been refused before.
 const DEPTH_MAX: usize = 200;
+
+/// A mapping of more keys than this is looked up by an index: a file may hold a mistake in each of a million.
+const UNINDEXED_MAX: usize = 32;
+
+/// Characters between two marks of a line.
+const STRIDE: usize = 512;
+
+/// Where the characters of a line stand, so that none is counted from its beginning: one line may hold a whole file,
+/// and mistakes by the thousand.
+#[derive(Default)]
+pub(super) struct Marks(Vec<usize>);
+
+impl Marks {
+    /// The marks of a line.
+    pub fn of(line: &str) -> Self {
+        if line.len() <= STRIDE {
+            return Self::default();
+        }
+        Self(line.char_indices().step_by(STRIDE).skip(1).map(|(at, _)| at).collect())
+    }
+
+    /// The byte of `line` at which its `nth` character begins, from 0; its end if it has no such character.
+    pub fn offset(&self, line: &str, nth: usize) -> usize {
+        let mark = (nth / STRIDE).min(self.0.len());
+        let from = mark.checked_sub(1).map_or(0, |mark| self.0[mark]);
+        line[from..].char_indices().nth(nth - mark * STRIDE).map_or(line.len(), |(at, _)| from + at)
+    }
+}
 
 /// A stretch of one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +70,11 @@ pub(super) struct Duplicate {
 /// The spans of one document.
 pub(super) struct Positions<'t> {
     lines: Vec<&'t str>,
+    /// Of the lines that have any, by their number from 1.
+    marks: HashMap<usize, Marks>,
     nodes: Vec<Node>,
+    /// The entries of large mappings by their keys.
+    indexes: HashMap<usize, HashMap<String, usize>>,
     root: Option<usize>,
     /// Where the second and later documents of the text begin.
     pub more_documents: Vec<Spot>,
@@ -74,6 +106,13 @@ pub(super) fn lines_of(text: &str) -> Vec<&str> {
     lines
 }
 
+/// Where the 256th bracket within others opens, which is the deepest the marked parser goes.
+pub(super) fn nested_too_deeply(text: &str) -> Option<(usize, usize)> {
+    let error = Parser::new_from_str(text).find_map(Result::err)?;
+    let at = error.marker();
+    error.info().contains("recursion limit").then(|| (at.line().max(1), at.col() + 1))
+}
+
 impl<'t> Positions<'t> {
     /// Reads the spans of a text. A text the marked parser does not understand has spans up to there.
     pub fn of(text: &'t str) -> Self {
@@ -83,12 +122,17 @@ impl<'t> Positions<'t> {
         while !builder.open.is_empty() {
             builder.end(Span::default());
         }
+        let lines = lines_of(text);
+        let long = lines.iter().enumerate().filter(|(_, line)| line.len() > STRIDE);
         let mut positions = Self {
-            lines: lines_of(text),
+            marks: long.map(|(index, line)| (index + 1, Marks::of(line))).collect(),
+            lines,
             nodes: builder.nodes,
+            indexes: HashMap::new(),
             root: builder.roots.first().copied(),
             more_documents: Vec::new(),
         };
+        positions.indexes = positions.indexes_of_large();
         positions.more_documents = builder.documents.iter().skip(1).map(|s| positions.spot(s.start, s.end)).collect();
         positions
     }
@@ -118,13 +162,40 @@ impl<'t> Positions<'t> {
         }
     }
 
-    /// Every key that is written twice.
-    pub fn duplicates(&self) -> Vec<Duplicate> {
+    /// The byte of a line at which its `nth` character begins, from 0.
+    fn offset(&self, line: usize, nth: usize) -> usize {
+        let text = self.line(line);
+        self.marks.get(&line).map_or_else(|| Marks::default().offset(text, nth), |marks| marks.offset(text, nth))
+    }
+
+    fn indexes_of_large(&self) -> HashMap<usize, HashMap<String, usize>> {
+        let mut indexes = HashMap::new();
+        for (node, found) in self.nodes.iter().enumerate() {
+            let Kind::Mapping(entries) = &found.kind else { continue };
+            if entries.len() > UNINDEXED_MAX {
+                let mut index = HashMap::with_capacity(entries.len());
+                for (at, (key, _)) in entries.iter().enumerate() {
+                    let Kind::Scalar { text, plain } = &self.nodes[self.target(*key)].kind else { continue };
+                    for word in [Some(text.clone()), read_as(text, *plain)].into_iter().flatten() {
+                        index.entry(word).or_insert(at);
+                    }
+                }
+                indexes.insert(node, index);
+            }
+        }
+        indexes
+    }
+
+    /// The first `count_max` keys that are written twice.
+    pub fn duplicates(&self, count_max: usize) -> Vec<Duplicate> {
         let mut found = Vec::new();
         for node in &self.nodes {
             let Kind::Mapping(entries) = &node.kind else { continue };
             let mut seen: HashMap<&str, usize> = HashMap::new();
             for (key, _) in entries {
+                if found.len() == count_max {
+                    return found;
+                }
                 let Kind::Scalar { text, .. } = &self.nodes[*key].kind else { continue };
                 match seen.get(text.as_str()) {
                     Some(first) => {
@@ -142,7 +213,7 @@ impl<'t> Positions<'t> {
     /// Narrows a spot to where `needle` stands in its line, if it does.
     pub fn narrow(&self, spot: Spot, needle: &str) -> Spot {
         let line = self.line(spot.line);
-        let from = line.char_indices().nth(spot.column - 1).map_or(line.len(), |(at, _)| at);
+        let from = self.offset(spot.line, spot.column - 1);
         match line[from..].find(needle) {
             Some(at) => Spot {
                 column: spot.column + line[from..from + at].chars().count(),
@@ -164,16 +235,17 @@ impl<'t> Positions<'t> {
     }
 
     fn step(&self, node: usize, segment: &Segment, depth: usize) -> Option<(Option<usize>, usize)> {
-        match (&self.nodes[self.target(node)].kind, segment) {
+        let node = self.target(node);
+        match (&self.nodes[node].kind, segment) {
             (Kind::Sequence(items), Segment::Index(index)) => items.get(*index).map(|item| (None, *item)),
             (Kind::Mapping(entries), Segment::Key(word)) => {
-                if let Some((key, value)) = entries.iter().find(|(key, _)| self.is_key(*key, word)) {
+                if let Some((key, value)) = self.entry(node, entries, word) {
                     return Some((Some(*key), *value));
                 }
                 if depth > DEPTH_MAX {
                     return None;
                 }
-                let (_, merged) = entries.iter().find(|(key, _)| self.is_key(*key, "<<"))?;
+                let (_, merged) = self.entry(node, entries, "<<")?;
                 match &self.nodes[self.target(*merged)].kind {
                     Kind::Sequence(items) => items.iter().find_map(|item| self.step(*item, segment, depth + 1)),
                     _ => self.step(*merged, segment, depth + 1),
@@ -183,13 +255,16 @@ impl<'t> Positions<'t> {
         }
     }
 
+    fn entry<'e>(&self, node: usize, entries: &'e [(usize, usize)], word: &str) -> Option<&'e (usize, usize)> {
+        match self.indexes.get(&node) {
+            Some(index) => index.get(word).map(|at| &entries[*at]),
+            None => entries.iter().find(|(key, _)| self.is_key(*key, word)),
+        }
+    }
+
     fn is_key(&self, node: usize, word: &str) -> bool {
         let Kind::Scalar { text, plain } = &self.nodes[self.target(node)].kind else { return false };
-        // `0x1F:` is the key 31: what was read may differ from what was written.
-        text == word
-            || *plain
-                && text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.' | '~' | 'n' | 'N'))
-                && serde_yaml::from_str::<Value>(text).is_ok_and(|value| key_text(&value) == word)
+        text == word || read_as(text, *plain).is_some_and(|read| read == word)
     }
 
     fn value(&self, key: Option<usize>, node: usize) -> Spot {
@@ -228,8 +303,8 @@ impl<'t> Positions<'t> {
     }
 
     fn is_flow(&self, node: &Node) -> bool {
-        let first = self.line(node.start.line()).chars().nth(node.start.col());
-        matches!(first, Some('{' | '['))
+        let line = node.start.line();
+        self.line(line)[self.offset(line, node.start.col())..].starts_with(['{', '['])
     }
 
     fn whole(&self, node: usize) -> Spot {
@@ -239,11 +314,17 @@ impl<'t> Positions<'t> {
 
     fn spot(&self, start: Marker, end: Marker) -> Spot {
         let line = start.line().max(1);
-        let text = self.line(line);
-        let rest = text.trim_end().chars().count().saturating_sub(start.col());
-        let length = if end.line() == start.line() && end.col() > start.col() { end.col() - start.col() } else { rest };
-        Spot { line, column: start.col() + 1, length: length.min(rest).max(1) }
+        let rest = self.line(line)[self.offset(line, start.col())..].trim_end();
+        let ends_here = end.line() == start.line() && end.col() > start.col();
+        let length_max = if ends_here { end.col() - start.col() } else { usize::MAX };
+        Spot { line, column: start.col() + 1, length: rest.chars().take(length_max).count().max(1) }
     }
+}
+
+/// As what the key `text` is read where that is not the text itself: `0x1F:` is the key 31.
+fn read_as(text: &str, plain: bool) -> Option<String> {
+    let value = (plain && may_be_no_text(text)).then(|| serde_yaml::from_str::<Value>(text))?.ok()?;
+    Some(key_text(&value)).filter(|read| read != text)
 }
 
 #[derive(Default)]
@@ -391,7 +472,7 @@ mod tests {
         for end in ["\n", "\r\n", "\r"] {
             let text = format!("a: 1{end}b: {{ c: 1, c: 2, c: 3 }}{end}a: 2{end}");
             let found: Vec<_> = Positions::of(&text)
-                .duplicates()
+                .duplicates(10)
                 .into_iter()
                 .map(|d| (d.key, d.again.line, d.again.column, d.first.line, d.first.column))
                 .collect();
@@ -400,6 +481,36 @@ mod tests {
                 [("a".into(), 3, 1, 1, 1), ("c".into(), 2, 12, 2, 6), ("c".into(), 2, 18, 2, 6)],
                 "{end:?}"
             );
+        }
+    }
+
+    #[test]
+    fn keys_of_a_large_mapping_are_found() {
+        let mut text: String = (0..100).map(|n| format!("key{n}: [{n}]\n")).collect();
+        text.push_str("0x1F: hex\n'007': agent\ntrue: yes\n<<: { merged: 1 }\nkey7: again\n");
+        for (place, line, meant) in [
+            ("key7", 8, "key7"),
+            ("key99.0", 100, "99"),
+            ("31", 101, "0x1F"),
+            ("007", 102, "'007'"),
+            ("true", 103, "true"),
+            ("merged", 104, "merged"),
+        ] {
+            let part = if place.ends_with(".0") { At::Value } else { At::Key };
+            let number = place.starts_with(|c: char| c.is_ascii_digit());
+            let path = if number { vec![Segment::Key(place.into())] } else { path(place) };
+            let positions = Positions::of(&text);
+            let spot = positions.locate(&path, part);
+            let found: String = positions.line(spot.line).chars().skip(spot.column - 1).take(spot.length).collect();
+            assert_eq!((spot.line, &*found), (line, meant), "{place}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn marks_find_every_character(line in "[a-z한\u{1f600}é]{0,2000}", nth in 0..2_100_usize) {
+            let plain = line.char_indices().nth(nth).map_or(line.len(), |(at, _)| at);
+            proptest::prop_assert_eq!(Marks::of(&line).offset(&line, nth), plain);
         }
     }
 

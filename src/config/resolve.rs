@@ -29,7 +29,7 @@ use crate::{
     value::{Name, TimeSpan},
 };
 
-/// Deepest nesting of check directories; a symbolic link that leads upward ends here.
+/// Deepest nesting of check directories.
 const DIRECTORY_DEPTH_MAX: usize = 16;
 /// Most check files: more than any team writes, fewer than a mistaken `/` holds.
 const FILES_MAX: usize = 10_000;
@@ -48,7 +48,7 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
     let mut broken = false;
     match Document::read(file) {
         Ok(document) => documents.push(document),
-        Err(mistake) => return Err(Mistakes { mistakes: vec![no_config(*mistake, file)] }),
+        Err(mistake) => return Err(vec![no_config(*mistake, file)].into()),
     }
     let mut secrets = Secrets::default();
     resolve_secrets(0, &mut documents[0], environment, &mut notes, &mut secrets);
@@ -78,7 +78,7 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
 }
 
 pub(super) fn places(file: &Path, environment: &dyn Environment) -> Result<Places, Mistakes> {
-    let mut document = Document::read(file).map_err(|m| Mistakes { mistakes: vec![no_config(*m, file)] })?;
+    let mut document = Document::read(file).map_err(|m| Mistakes::from(vec![no_config(*m, file)]))?;
     let (mut notes, mut elsewhere, mut secrets) = (Notes::default(), Notes::default(), Secrets::default());
     resolve_secrets(0, &mut document, environment, &mut elsewhere, &mut secrets);
     let documents = [document];
@@ -126,7 +126,7 @@ fn check_files(root: &Place<'_>, directory: &Path, notes: &mut Notes) -> Vec<Pat
         let mut found = Vec::new();
         // Only the directory nobody named may be absent.
         if default.exists() {
-            list(&place, &default, 0, &mut found, notes);
+            list(&place, &default, &mut Vec::new(), &mut found, notes);
         }
         return found;
     }
@@ -136,7 +136,7 @@ fn check_files(root: &Place<'_>, directory: &Path, notes: &mut Notes) -> Vec<Pat
         let path = directory.join(name);
         let place = place.nth(index);
         match fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => list(&place, &path, 0, &mut found, notes),
+            Ok(metadata) if metadata.is_dir() => list(&place, &path, &mut Vec::new(), &mut found, notes),
             Ok(_) => found.push(path),
             Err(e) => {
                 let hint = "create it, or correct its name, which is relative to this file";
@@ -149,16 +149,22 @@ fn check_files(root: &Place<'_>, directory: &Path, notes: &mut Notes) -> Vec<Pat
     found
 }
 
-fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathBuf>, notes: &mut Notes) {
+/// Lists the check files below a directory; `above` are the directories it was reached through, without symbolic links.
+fn list(place: &Place<'_>, directory: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>, notes: &mut Notes) {
     let shown = directory.display();
-    if depth > DIRECTORY_DEPTH_MAX {
-        place.note(notes, format!("{shown} is nested too deeply; does a symbolic link lead upward?"), None);
-        return;
+    if above.len() > DIRECTORY_DEPTH_MAX {
+        return place.note(notes, format!("{shown} is nested too deeply"), None);
     }
-    let entries = match fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(entries) => entries,
+    let entries = || Ok((directory.canonicalize()?, fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?));
+    let (real, entries) = match entries() {
+        Ok(read) => read,
         Err(e) => return place.note(notes, format!("{shown} cannot be read: {}", io_text(&e)), None),
     };
+    if above.contains(&real) {
+        let hint = "remove the symbolic link, or begin its name with a dot";
+        return place.note(notes, format!("{shown} leads back to {}", real.display()), Some(hint.into()));
+    }
+    above.push(real);
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.sort();
     for path in paths {
@@ -167,7 +173,7 @@ fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathB
             continue;
         }
         if path.is_dir() {
-            list(place, &path, depth + 1, found, notes);
+            list(place, &path, above, found, notes);
         } else if matches!(path.extension().and_then(|e| e.to_str()), Some("yaml" | "yml")) {
             if found.len() == FILES_MAX {
                 place.note(notes, format!("there are more than {FILES_MAX} check files"), None);
@@ -177,6 +183,7 @@ fn list(place: &Place<'_>, directory: &Path, depth: usize, found: &mut Vec<PathB
             }
         }
     }
+    above.pop();
 }
 
 // ---------------------------------------------------------------------------------------------------------------

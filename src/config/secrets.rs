@@ -14,6 +14,7 @@ use std::{
 
 use serde_yaml::Value;
 
+use super::notes::NOTES_MAX;
 use crate::{
     files,
     options::{At, Path, Problem, Segment, key_text, suggestion},
@@ -223,8 +224,11 @@ impl<'e> Resolver<'e> {
     }
 
     fn bad(&mut self, path: &Path, reference: &str, text: String, hint: Option<String>) {
-        let problem = Problem { path: path.clone(), at: At::Value, text, hint };
-        self.bad.push(Bad { problem, reference: reference.into() });
+        // One more than can be kept shows that there were more.
+        if self.bad.len() <= NOTES_MAX {
+            let problem = Problem { path: path.clone(), at: At::Value, text, hint };
+            self.bad.push(Bad { problem, reference: reference.into() });
+        }
     }
 
     fn reference(&self, inner: &str) -> Result<String, (String, Option<String>)> {

@@ -401,6 +401,46 @@ fn a_file_too_long_is_refused_without_being_read_whole() {
     assert!(mistakes.to_string().contains("is longer than the 4096 KiB allowed"), "{mistakes}");
 }
 
+/// No file keeps the daemon that is given it busy for minutes, or fills its memory.
+#[test]
+fn files_of_nothing_but_mistakes_are_told_within_bounds() {
+    const BYTES: usize = 300_000;
+    let repeated = |text: &str| text.repeat(BYTES / text.len());
+    let numbered = |text: &str| (0..BYTES / text.len()).map(|n| text.replace('#', &n.to_string())).collect::<String>();
+    let check = |rest: String| format!("service: s\nchecks:\n- {{ name: n, http: {{ url: 'http://h/', {rest} }} }}\n");
+    for (checks, told) in [
+        (repeated("["), "this is nested too deeply"),
+        (repeated("{a: "), "this is nested too deeply"),
+        (format!("service: s\nchecks:\n{}", repeated("- {}\n")), "more than 10000 mistakes in 1 file"),
+        (format!("service: s\nchecks: [{}x]", repeated("x,")), "more than 10000 mistakes in 1 file"),
+        (format!("service: s\nchecks:\n{}", repeated("- !x y\n")), "more than 10000 mistakes in 1 file"),
+        (format!("service: s\nchecks:\n{}", repeated("- { name: '${env:X' }\n")), "more than 10000 mistakes in 1 file"),
+        (numbered("key#: 1\n"), "more than 10000 mistakes in 1 file"),
+        (numbered("#: 1\n"), "more than 10000 mistakes in 1 file"),
+        (format!("{{ {} }}", numbered("한국#: 1, ")), "more than 10000 mistakes in 1 file"),
+        (repeated("service: s\n"), "more than 10000 mistakes in 1 file"),
+        (check(format!("expect: {{ status: [{}x] }}", repeated("x,"))), "100 mistakes in 1 file"),
+    ] {
+        let mistakes = load_texts("", &checks).err().expect("nothing but mistakes");
+        let (text, begins) = (mistakes.to_string(), checks.chars().take(60).collect::<String>());
+        assert!(text.contains(told), "{begins}: {}", text.lines().last().unwrap_or_default());
+        assert!(text.len() < 500_000, "{begins}: {} bytes", text.len());
+    }
+}
+
+#[test]
+fn a_link_that_leads_back_is_told_once() {
+    let dir = tempfile::tempdir().expect("a scratch directory");
+    fs::create_dir_all(dir.path().join("checks/mail")).expect("own directory");
+    std::os::unix::fs::symlink("..", dir.path().join("checks/mail/up")).expect("own directory");
+    let checks = "service: s\nchecks: [{ name: n, tcp: { url: 'tcp://h:1' } }]\n";
+    let mistakes = load_texts_at(dir.path(), "", checks).err().expect("a circle").to_string();
+    assert!(
+        mistakes.contains("checks/mail/up leads back to ") && mistakes.ends_with("1 mistake in 1 file"),
+        "{mistakes}"
+    );
+}
+
 #[test]
 fn a_thousand_checks_load() {
     let mut checks = String::from("service: many\nchecks:\n");
