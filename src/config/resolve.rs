@@ -155,8 +155,9 @@ fn list(place: &Place<'_>, directory: &Path, above: &mut Vec<PathBuf>, found: &m
     if above.len() > DIRECTORY_DEPTH_MAX {
         return place.note(notes, format!("{shown} is nested too deeply"), None);
     }
-    let entries = || Ok((directory.canonicalize()?, fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?));
-    let (real, entries) = match entries() {
+    let real = directory.canonicalize();
+    let read = real.and_then(|real| Ok((real, fs::read_dir(directory)?.collect::<Result<Vec<_>, _>>()?)));
+    let (real, entries) = match read {
         Ok(read) => read,
         Err(e) => return place.note(notes, format!("{shown} cannot be read: {}", io_text(&e)), None),
     };
