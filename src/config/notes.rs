@@ -162,9 +162,9 @@ impl<'d> Shown<'d> {
             spot = positions.narrow(spot, needle);
         }
         let mut mistake = self.at_spot(note.doc, positions, spot);
-        let masked = |text: &String| masked(text, document, &note.problem.path, &self.masker);
-        mistake.text = masked(&note.problem.text);
-        mistake.help = note.problem.hint.as_ref().map(masked);
+        let Problem { path, text, hint, .. } = &note.problem;
+        mistake.text = masked(text, document, path, &self.masker);
+        mistake.help = hint.as_ref().map(|hint| masked(hint, document, path, &self.masker));
         mistake.note = note.related.as_ref().and_then(|(what, doc, path)| {
             let there = self.positions[*doc].as_ref()?.locate(path, At::Value);
             Some(format!("{what} {}:{}:{}", self.documents[*doc].file.display(), there.line, there.column))
