@@ -8,7 +8,7 @@ fn main() -> ExitCode {
     one_heap();
     // The daemon counts its uptime from here.
     clock::uptime();
-    cli::main(cli::parse())
+    cli::main(cli::parse(), give_back)
 }
 
 /// One heap for all threads: what one has given back the others use. Of its own accord glibc gives each a heap of its
@@ -20,5 +20,17 @@ fn one_heap() {
     unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
 }
 
+/// Gives the system back what the heap holds without use: reading a configuration takes much more than keeping it, and
+/// glibc gives back of its own accord only what lies at the end.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "nothing safe does it")]
+fn give_back() {
+    // SAFETY: it touches nothing that is in use, and locks the heap meanwhile.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
 #[cfg(not(target_env = "gnu"))]
 fn one_heap() {}
+
+#[cfg(not(target_env = "gnu"))]
+fn give_back() {}

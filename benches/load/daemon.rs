@@ -187,10 +187,25 @@ impl Daemon {
         fs::read_dir(path).map_or(0, Iterator::count)
     }
 
+    fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &id]).status().is_ok_and(|s| s.success()), "kill {name} {id}");
+    }
+
+    /// SIGHUP, and the end of what it begins, which must be a configuration in force.
+    pub fn reload(&mut self) {
+        let reloads = |daemon: &Self| daemon.told().matches("configuration reloaded").count();
+        let (before, begun) = (reloads(self), Instant::now());
+        self.signal("-HUP");
+        while reloads(self) == before {
+            assert!(self.alive() && begun.elapsed() < PATIENCE, "the daemon does not reload:\n{}", self.told());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// SIGTERM, and its end, which must be a good one.
     pub fn stop(mut self) {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().is_ok_and(|s| s.success()), "kill -TERM {id}");
+        self.signal("-TERM");
         let begun = Instant::now();
         while self.alive() {
             assert!(begun.elapsed() < PATIENCE, "the daemon does not end:\n{}", self.told());

@@ -49,6 +49,7 @@ use self::{
 pub use self::{heart::HeartError, trial::try_channel};
 use crate::{
     alert::ChannelPlan,
+    check::Check,
     clock,
     config::Config,
     decide::{CheckPlan, Event, Plan},
@@ -111,6 +112,7 @@ pub(crate) struct Shared {
     pulse: Arc<Pulse>,
     stop: watch::Sender<bool>,
     loader: Loader,
+    give_back: fn(),
     reload_error: Mutex<Option<String>>,
     /// Whether a reload was put off until the store writes again.
     reload_owed: AtomicBool,
@@ -142,6 +144,7 @@ impl Task {
 }
 
 /// Runs the daemon until `stop` resolves, or it cannot go on. `reload` resolves each time a reload is wanted.
+/// `give_back` is called when a configuration was read and much memory may be free.
 ///
 /// # Errors
 /// When the store, the network or the control socket cannot be set up, or the core's thread ends unasked.
@@ -150,9 +153,10 @@ pub async fn run(
     loader: Loader,
     mut reload: impl FnMut() -> futures_util::future::BoxFuture<'static, ()>,
     stop: impl Future<Output = ()>,
+    give_back: fn(),
 ) -> Result<(), AgentError> {
     let (shared, mut heart, listener) =
-        service::patiently(start(config, loader), service::EXTEND_EVERY, service::starting).await?;
+        service::patiently(start(config, loader, give_back), service::EXTEND_EVERY, service::starting).await?;
     let router = crate::web::control::router(shared.clone());
     let mut stopped = shared.stop.subscribe();
     let server = tokio::spawn(async move {
@@ -206,7 +210,11 @@ pub async fn run(
     result
 }
 
-async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
+async fn start(
+    config: Config,
+    loader: Loader,
+    give_back: fn(),
+) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
     let now = clock::now();
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
@@ -235,6 +243,7 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, Un
         pulse,
         stop: watch::Sender::new(false),
         loader,
+        give_back,
         reload_error: Mutex::new(None),
         reload_owed: AtomicBool::new(false),
         running: tokio::sync::Mutex::new(Running {
@@ -252,7 +261,19 @@ async fn start(config: Config, loader: Loader) -> Result<(Arc<Shared>, Heart, Un
         shared.start_channels(&mut running);
         shared.start_checks(&mut running);
     }
+    give_back();
     Ok((shared, heart, listener))
+}
+
+/// Lets a new configuration hold the old one's checks where they are the same: their tasks hold them as well, so there
+/// would be two of each.
+fn share(old: &Config, new: &mut Config) {
+    let known: HashMap<&CheckName, &Arc<Check>> = old.checks.iter().map(|check| (&check.name, check)).collect();
+    for check in &mut new.checks {
+        if let Some(same) = known.get(&check.name).filter(|known| known.fingerprint == check.fingerprint) {
+            *check = (*same).clone();
+        }
+    }
 }
 
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
@@ -261,7 +282,7 @@ fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
 }
 
 fn setup(config: &Config, now: Timestamp) -> Setup {
-    let watched = |c: &Arc<crate::check::Check>| Watched {
+    let watched = |c: &Arc<Check>| Watched {
         check: c.name.clone(),
         window: c.thresholds.degraded.window,
         interval: c.schedule.interval(now),
@@ -276,7 +297,7 @@ fn setup(config: &Config, now: Timestamp) -> Setup {
 
 /// What the core must know of a configuration.
 pub fn plan_of(config: &Config) -> Plan {
-    let check = |c: &Arc<crate::check::Check>| {
+    let check = |c: &Arc<Check>| {
         let plan = CheckPlan {
             title: c.title.clone(),
             labels: c.labels.clone(),
@@ -395,10 +416,11 @@ impl Shared {
         }
         let mut error = self.reload_error.lock().unwrap_or_else(PoisonError::into_inner);
         *error = result.as_ref().err().cloned();
+        (self.give_back)();
         result
     }
 
-    async fn put_in_force(&self, running: &mut Running, config: Config) -> Result<Reloaded, String> {
+    async fn put_in_force(&self, running: &mut Running, mut config: Config) -> Result<Reloaded, String> {
         let old = running.config.clone();
         if config.store.path != old.store.path
             || config.agent.socket != old.agent.socket
@@ -413,6 +435,7 @@ impl Shared {
             return Err(self.put_off(&why));
         }
         let net = network(&config).map_err(|e| e.to_string())?;
+        share(&old, &mut config);
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
         let mut counts = Reloaded::default();
         let mut ending = Vec::new();

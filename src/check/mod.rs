@@ -44,7 +44,8 @@ pub struct Check {
     pub depends_on: Arc<[CheckName]>,
     /// The name its history is kept under, if it was renamed.
     pub formerly: Option<CheckName>,
-    /// The YAML of the check after defaults, secrets unresolved: two equal texts are the same check at reload.
+    /// A digest of all of this after defaults, secrets and named files included: where two are equal within one process,
+    /// the checks are the same.
     pub fingerprint: Arc<str>,
 }
 

@@ -161,6 +161,7 @@ impl Failure {
 /// What every command is given.
 pub struct Context {
     global: Global,
+    give_back: fn(),
     /// Where it writes.
     pub out: Output,
 }
@@ -206,10 +207,10 @@ pub fn parse() -> Cli {
     Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
 }
 
-/// Runs a parsed command line to its end and gives the exit code.
-pub fn main(cli: Cli) -> ExitCode {
+/// Runs a parsed command line to its end and gives the exit code. `give_back` gives free memory back to the system.
+pub fn main(cli: Cli, give_back: fn()) -> ExitCode {
     let Cli { global, command } = cli;
-    let mut cx = Context { out: Output::new(global.no_color), global };
+    let mut cx = Context { out: Output::new(global.no_color), global, give_back };
     // One provider for all of TLS; it is an error only when there is one already, which is then this one.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let result = match runtime(&command) {

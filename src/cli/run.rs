@@ -54,7 +54,7 @@ pub async fn run(_: Args, cx: &mut Context) -> Result<Verdict, Failure> {
         };
         tracing::info!("stopping: {name}");
     };
-    agent::run(config, loader, reload, stop).await.map_err(|e| Failure::failed(e.to_string()))?;
+    agent::run(config, loader, reload, stop, cx.give_back).await.map_err(|e| Failure::failed(e.to_string()))?;
     Ok(Verdict::Fine)
 }
 

@@ -106,7 +106,7 @@ fn the_daemon(config: Config, stop: Stop) -> Pin<Box<dyn Future<Output = Result<
     let load = move || config::load(&path, &OsEnvironment).map_err(|mistakes| mistakes.to_string());
     Box::pin(async move {
         let never = || Box::pin(std::future::pending()) as futures_util::future::BoxFuture<'static, ()>;
-        agent::run(config, Arc::new(load), never, stop).await.map_err(|error| error.to_string())
+        agent::run(config, Arc::new(load), never, stop, || {}).await.map_err(|error| error.to_string())
     })
 }
 

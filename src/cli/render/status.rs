@@ -46,8 +46,9 @@ pub fn status(
                 text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&line))));
             }
             if let Some(error) = &report.reload_error {
-                let told = format!("the latest reload was refused, the configuration before it is in force: {error}");
-                text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&told))));
+                for line in reload_trouble(error) {
+                    text.push_str(&format!("{}\n", screen.tone(Tone::Bad, &visible(&line))));
+                }
             }
             text
         }
@@ -66,6 +67,24 @@ pub fn status(
         text.push_str(&table.render(screen));
     }
     text
+}
+
+/// Most lines shown of why a reload was refused.
+const RELOAD_LINES_MAX: usize = 8;
+
+/// Why the latest reload was refused: its first mistakes.
+fn reload_trouble(error: &str) -> Vec<String> {
+    let told = "the latest reload was refused, the configuration before it is in force:";
+    let lines: Vec<&str> = error.lines().collect();
+    if let [line] = lines[..] {
+        return vec![format!("{told} {line}")];
+    }
+    let mut shown = vec![told.to_owned()];
+    shown.extend(lines.iter().take(RELOAD_LINES_MAX).map(|line| format!("  {line}").trim_end().to_owned()));
+    if lines.len() > RELOAD_LINES_MAX {
+        shown.push(format!("  … {}; `bongsu validate` shows them", lines.last().copied().unwrap_or_default()));
+    }
+    shown
 }
 
 /// What must be known of the agent itself: that it is cut off, or which of its canaries are silent.
@@ -277,6 +296,11 @@ mod tests {
         let text = status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default());
         assert!(text.contains("no checks\nthe latest reload was refused"), "{text}");
         assert!(text.contains("config.yaml:3:1: unknown key `x`"), "{text}");
+        report.reload_error = Some(format!("{}3 mistakes in 1 file", "a.yaml:1:1: x\n  1 | y\n    | ^\n\n".repeat(3)));
+        let text = status(&Source::Daemon(&report), &[], &[], Timestamp::EPOCH, Screen::default());
+        let told = "in force:\n  a.yaml:1:1: x\n    1 | y\n      | ^\n\n  a.yaml:1:1: x\n    1 | y\n      | ^\n\n  … 3 mistakes \
+                    in 1 file; `bongsu validate` shows them\n";
+        assert!(text.ends_with(told), "{text}");
         assert_eq!(alone(None, Some(Timestamp::EPOCH)), "daemon not running; as of 1970-01-01 00:00:00Z");
         assert_eq!(alone(None, None), "daemon not running; nothing observed yet");
         let silent = "the daemon gave no good answer: nothing within 5s";
