@@ -19,6 +19,7 @@ mod hand;
 mod heart;
 mod past;
 mod pulse;
+mod reload;
 mod service;
 mod stall;
 mod stop;
@@ -29,10 +30,7 @@ mod writing;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -41,7 +39,7 @@ use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job, Reply, Setup},
+    heart::{Heart, Job, Setup},
     pulse::{Part, Pulse},
     stop::Stop,
     vantage::Vantage,
@@ -58,7 +56,6 @@ use crate::{
     store::{self, Keep, Watched},
     telemetry::Telemetry,
     value::{CheckName, Name, Timestamp},
-    web::control::Reloaded,
 };
 
 /// Longest time from the wish to stop to the end of the process; what is in flight then is abandoned (its rows are
@@ -70,9 +67,6 @@ const TASKS_STOP_MAX: Duration = Duration::from_millis(4_500);
 
 /// How often the store is given time for roll-ups and deletions.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
-
-/// How often a reload that was put off looks whether the store writes again.
-const OWED_EVERY: Duration = Duration::from_secs(2);
 
 /// Longest sleep of the clock task: a step of the wall clock is noticed within this.
 const TICK_MAX: Duration = Duration::from_secs(30);
@@ -265,17 +259,6 @@ async fn start(
     Ok((shared, heart, listener))
 }
 
-/// Lets a new configuration hold the old one's checks where they are the same: their tasks hold them as well, so there
-/// would be two of each.
-fn share(old: &Config, new: &mut Config) {
-    let known: HashMap<&CheckName, &Arc<Check>> = old.checks.iter().map(|check| (&check.name, check)).collect();
-    for check in &mut new.checks {
-        if let Some(same) = known.get(&check.name).filter(|known| known.fingerprint == check.fingerprint) {
-            *check = (*same).clone();
-        }
-    }
-}
-
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
     let options = NetOptions { nameservers: config.agent.nameservers.clone(), masker: config.masker.clone() };
     Net::new(options).map_err(AgentError::Net)
@@ -386,112 +369,6 @@ impl Shared {
             };
             let handle = tokio::spawn(runner.run(first));
             running.checks.insert(check.name.clone(), Task { fingerprint: check.fingerprint.clone(), stop, handle });
-        }
-    }
-
-    /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
-    /// with mistakes changes nothing. The stop does not wait for it: the store may hold it up.
-    pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
-        let mut stopped = self.stop.subscribe();
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
-            result = self.load_anew() => result,
-        }
-    }
-
-    async fn load_anew(&self) -> Result<Reloaded, String> {
-        let mut running = self.running.lock().await;
-        self.reload_owed.store(false, Ordering::Release);
-        let loader = self.loader.clone();
-        let loaded = tokio::task::spawn_blocking(move || loader()).await.map_err(|e| e.to_string()).and_then(|r| r);
-        let result = match loaded {
-            Ok(config) => self.put_in_force(&mut running, config).await,
-            Err(mistakes) => Err(mistakes),
-        };
-        self.telemetry.reloaded(result.is_ok(), clock::now());
-        match &result {
-            Ok(counts) => tracing::info!(?counts, "configuration reloaded"),
-            Err(mistakes) => tracing::error!("the new configuration is not used; the old one stays:\n{mistakes}"),
-        }
-        let mut error = self.reload_error.lock().unwrap_or_else(PoisonError::into_inner);
-        *error = result.as_ref().err().cloned();
-        (self.give_back)();
-        result
-    }
-
-    async fn put_in_force(&self, running: &mut Running, mut config: Config) -> Result<Reloaded, String> {
-        let old = running.config.clone();
-        if config.store.path != old.store.path
-            || config.agent.socket != old.agent.socket
-            || config.agent.name != old.agent.name
-        {
-            return Err(
-                "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
-            );
-        }
-        // Before anything is ended for it.
-        if let Some(why) = self.store_trouble().await {
-            return Err(self.put_off(&why));
-        }
-        let net = network(&config).map_err(|e| e.to_string())?;
-        share(&old, &mut config);
-        let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
-        let mut counts = Reloaded::default();
-        let mut ending = Vec::new();
-        running.checks.retain(|_, task| !task.handle.is_finished());
-        let names: Vec<CheckName> = running.checks.keys().cloned().collect();
-        for name in names {
-            match new.get(&name) {
-                Some(fingerprint) if running.checks.get(&name).is_some_and(|t| *t.fingerprint == **fingerprint) => {
-                    counts.kept += 1;
-                    continue;
-                }
-                Some(_) => counts.changed += 1,
-                None => counts.removed += 1,
-            }
-            ending.extend(running.checks.remove(&name));
-        }
-        counts.added = config.checks.len() - counts.kept - counts.changed;
-        ending.extend(std::mem::take(&mut running.channels).into_values());
-        // At the same time: several hung receivers cost one grace, not one each.
-        futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
-        let setup = setup(&config, clock::now());
-        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply }).await;
-        if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
-            // The store failed in this moment: what was ended goes on as it was.
-            self.start_channels(running);
-            self.start_checks(running);
-            return Err(self.put_off(&why));
-        }
-        running.config = Arc::new(config);
-        running.net = net.clone();
-        self.sight.reconfigure(running.config.agent.canaries.clone(), net);
-        self.start_channels(running);
-        self.start_checks(running);
-        Ok(counts)
-    }
-
-    /// Why the store does not write; `None` when it does.
-    async fn store_trouble(&self) -> Option<String> {
-        match heart::ask(&self.jobs, |reply| Job::Status { reply }).await {
-            Ok(Reply::Status(_, trouble)) => trouble.map(|t| t.error),
-            _ => None,
-        }
-    }
-
-    fn put_off(&self, why: &str) -> String {
-        self.reload_owed.store(true, Ordering::Release);
-        format!("it is put in force as soon as the store writes again, without a further reload: {why}")
-    }
-
-    /// Resolves once a reload that was put off can be made.
-    async fn reload_is_owed(&self) {
-        loop {
-            tokio::time::sleep(OWED_EVERY).await;
-            if self.reload_owed.load(Ordering::Acquire) && self.store_trouble().await.is_none() {
-                return;
-            }
         }
     }
 
