@@ -75,9 +75,7 @@ fn restore(writer: &mut Writer, checks: usize) {
         window: Duration::from_secs(600),
         interval: Duration::from_millis(EVERY_MS.unsigned_abs()),
     };
-    writer
-        .restore(Timestamp::from_millis(DAY * DAY_MS), &(0..checks).map(watched).collect::<Vec<_>>())
-        .expect("restored");
+    writer.restore(&(0..checks).map(watched).collect::<Vec<_>>()).expect("restored");
 }
 
 /// Rows of many checks, as the daemon writes them.

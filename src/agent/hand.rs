@@ -10,6 +10,7 @@
 //! hand after that.
 
 use std::{
+    collections::HashSet,
     io,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -19,11 +20,11 @@ use std::{
 
 use super::{
     heart::Setup,
-    past::{rename, rename_back, restore},
+    past::{Remembered, rename, rename_back, restore},
 };
 use crate::{
     clock,
-    decide::{Commit, Past},
+    decide::Commit,
     store::{Keep, Maintained, Resumed, StoreError, Writer},
     value::{CheckName, TimeSpan, Timestamp},
 };
@@ -38,8 +39,8 @@ pub(super) const HANG_MAX: Duration = Duration::from_secs(3);
 pub(super) enum Work {
     /// Write these commits in one transaction.
     Commit(Arc<Vec<Commit>>),
-    /// Rename checks and read what the core goes on from under a new plan.
-    Prepare(Arc<Setup>, Timestamp),
+    /// Rename checks and read what the core goes on from under a new plan, but for checks that it tracks already.
+    Prepare(Arc<Setup>, Timestamp, HashSet<CheckName>),
     /// Undo these renames: their plan did not come into force.
     RenameBack(Renames),
     /// Read what a check goes on from.
@@ -72,7 +73,7 @@ pub(super) enum Done {
     /// The group is written, or nothing of it is.
     Committed(Result<(), Refusal>),
     /// What the core goes on from, and what was renamed for it.
-    Prepared(Result<Past, StoreError>, Renames),
+    Prepared(Result<Remembered, StoreError>, Renames),
     /// What this check goes on from.
     Resumed(CheckName, Result<Resumed, StoreError>),
     /// A piece of upkeep.
@@ -95,7 +96,7 @@ pub(super) struct Hand {
     /// Gone when no more work comes.
     work: Option<mpsc::SyncSender<Work>>,
     done: mpsc::Receiver<Done>,
-    opened: Option<mpsc::Receiver<Result<Past, StoreError>>>,
+    opened: Option<mpsc::Receiver<Result<Remembered, StoreError>>>,
     busy: Option<Busy>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -137,7 +138,7 @@ impl Hand {
     }
 
     /// Waits until the store is open, however long its check takes: what the core goes on from.
-    pub(super) fn open(&mut self) -> Result<Past, StoreError> {
+    pub(super) fn open(&mut self) -> Result<Remembered, StoreError> {
         match self.opened.take().map(|opened| opened.recv()) {
             Some(Ok(opened)) => opened,
             Some(Err(_)) | None => self.died(),
@@ -222,11 +223,11 @@ fn words(what: &str) -> String {
     )
 }
 
-fn open(path: PathBuf, setup: &Setup) -> Result<(Writer, Past), StoreError> {
+fn open(path: PathBuf, setup: &Setup) -> Result<(Writer, Remembered), StoreError> {
     let now = clock::now();
     let mut writer = Writer::open(&path, now)?;
     rename(&mut writer, &setup.renames).1?;
-    let past = restore(&mut writer, setup, now)?;
+    let past = restore(&mut writer, setup, now, &HashSet::new())?;
     Ok((writer, past))
 }
 
@@ -238,9 +239,9 @@ fn carry_out(writer: &mut Writer, work: Work) -> Done {
             drop(group);
             Done::Committed(result.map_err(|error| Refusal { released: writer.release_reserve(&error), error }))
         }
-        Work::Prepare(setup, now) => {
+        Work::Prepare(setup, now, tracked) => {
             let (renamed, result) = rename(writer, &setup.renames);
-            match result.and_then(|()| restore(writer, &setup, now)) {
+            match result.and_then(|()| restore(writer, &setup, now, &tracked)) {
                 Ok(past) => Done::Prepared(Ok(past), renamed),
                 Err(error) => {
                     rename_back(writer, &renamed);
@@ -341,9 +342,9 @@ mod tests {
         let now = clock::instant();
         hand.give(Work::Commit(state_of("mail/old")), now);
         assert!(matches!(hand.wait(LONG), Some((Done::Committed(Ok(())), _))));
-        hand.give(Work::Prepare(setup("mail/new", Some("mail/old")), Timestamp::EPOCH), now);
+        hand.give(Work::Prepare(setup("mail/new", Some("mail/old")), Timestamp::EPOCH, HashSet::new()), now);
         let Some((Done::Prepared(Ok(past), renamed), _)) = hand.wait(LONG) else { panic!("it can be read") };
-        assert_eq!(past.instance.len(), 32, "the database's own identity");
+        assert_eq!(past.past.instance.len(), 32, "the database's own identity");
         assert_eq!(
             (renamed.clone(), names(&dir)),
             (vec![(name("mail/old"), name("mail/new"))], vec!["mail/new".into()])

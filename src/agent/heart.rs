@@ -27,13 +27,14 @@ use super::{
     backlog::Backlog,
     board::Board,
     hand::Hand,
+    past::Remembered,
     pulse::{Beat, Part, Pulse},
     service::Standing,
     writing::{GROUP_MAX, Resuming},
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Known, Past, Plan, Refused, StateRow},
+    decide::{Commit, Core, Event, Plan, Refused, StateRow},
     detect::{Pace, State},
     incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched},
@@ -250,13 +251,11 @@ enum Answering {
 
 impl Beating {
     fn open(mut hand: Hand, setup: Arc<Setup>, outlets: Outlets, pulse: &Arc<Pulse>) -> Result<Self, StoreError> {
-        let past = hand.open()?;
+        let Remembered { past, last: seen } = hand.open()?;
         outlets.board.publish(&past.messages);
         let checks = setup.plan.checks.len();
         let mut last = HashMap::with_capacity(checks);
-        let latest =
-            |(name, (_, observations)): (&CheckName, &Known)| Some((name.clone(), observations.last()?.into()));
-        last.extend(past.checks.iter().filter_map(latest));
+        last.extend(seen);
         let core = Core::new(setup.plan.clone(), past, clock::random_seed());
         outlets.board.hold(core.isolation().is_some());
         let mut beating = Self {
@@ -414,11 +413,12 @@ impl Beating {
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
     fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
         let setup = Arc::new(setup);
-        let Past { checks: known, .. } = self.prepare(now, &setup)?;
+        let Remembered { past, last } = self.prepare(now, &setup)?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
+        self.last.extend(last);
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        let commit = self.core.reconfigure(now, self.setup.plan.clone(), known);
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
         self.stand();
         Ok(commit)
     }

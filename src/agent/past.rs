@@ -1,12 +1,14 @@
 //! What the core goes on from: read from the store at the start, and again when the configuration changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{hand::Renames, heart::Setup};
 use crate::{
-    decide::{Known, Past},
-    store::{Renamed, StoreError, Writer},
+    decide::{self, Past, Tracked},
+    detect::Thresholds,
+    store::{Renamed, StoreError, Watched, Writer},
     value::{CheckName, Timestamp},
+    web::control::LastSeen,
 };
 
 /// Gives checks that were renamed the history under their former names; those that have it now, and why not all, if so.
@@ -35,20 +37,45 @@ pub(super) fn rename_back(writer: &mut Writer, renames: &[(CheckName, CheckName)
     }
 }
 
-/// What the core goes on from.
-pub(super) fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Result<Past, StoreError> {
-    let restored = writer.restore(now, &setup.watched)?;
-    let mut checks: HashMap<CheckName, Known> = HashMap::new();
-    for (name, state) in restored.states {
+/// What the core goes on from, and what was seen last of each check.
+pub(super) struct Remembered {
+    pub(super) past: Past,
+    pub(super) last: HashMap<CheckName, LastSeen>,
+}
+
+/// Reads what the core goes on from: of checks, of those of the plan that it does not track already.
+pub(super) fn restore(
+    writer: &mut Writer,
+    setup: &Setup,
+    now: Timestamp,
+    tracked: &HashSet<CheckName>,
+) -> Result<Remembered, StoreError> {
+    let restored = writer.restore(&setup.watched)?;
+    let is_new = |w: &&Watched| !tracked.contains(&w.check) && setup.plan.checks.contains_key(&w.check);
+    let new: Vec<Watched> = setup.watched.iter().filter(is_new).cloned().collect();
+    let places: HashMap<&CheckName, usize> = new.iter().enumerate().map(|(place, w)| (&w.check, place)).collect();
+    let mut found: Vec<(Box<Tracked>, Option<LastSeen>)> = new.iter().map(|_| Default::default()).collect();
+    writer.states(|name, state| {
+        let Some(place) = places.get(&name) else { return };
         match serde_json::from_value(state.memory) {
-            Ok(memory) => checks.entry(name).or_default().0 = Some(memory),
+            Ok(memory) => {
+                *found[*place].0 = Tracked::resume(memory, decide::is_in_trouble(&restored.incidents, &name));
+            }
             Err(error) => tracing::error!(check = %name, %error, "its stored state is not understood; it starts anew"),
         }
+    })?;
+    let thresholds: Vec<&Thresholds> = new.iter().map(|w| &*setup.plan.checks[&w.check].thresholds).collect();
+    writer.recent(now, &new, |place, observation| {
+        found[place].0.remember(thresholds[place], observation);
+        found[place].1 = Some(observation.into());
+    })?;
+    let mut checks = HashMap::with_capacity(new.len());
+    let mut last = HashMap::with_capacity(new.len());
+    for (w, (tracked, seen)) in new.into_iter().zip(found) {
+        last.extend(seen.map(|seen| (w.check.clone(), seen)));
+        checks.insert(w.check, tracked);
     }
-    for (name, observations) in restored.recent {
-        checks.entry(name).or_default().1 = observations;
-    }
-    Ok(Past {
+    let past = Past {
         instance: writer.instance().to_owned(),
         checks,
         incidents: restored.incidents,
@@ -56,5 +83,6 @@ pub(super) fn restore(writer: &mut Writer, setup: &Setup, now: Timestamp) -> Res
         next_incident: restored.next_incident.0,
         next_message: restored.next_message.0,
         vantage: restored.vantage,
-    })
+    };
+    Ok(Remembered { past, last })
 }

@@ -17,11 +17,12 @@ use tokio::sync::oneshot;
 use super::{
     hand::{Done, HANG_MAX, Refusal, Work},
     heart::{Beating, Reply, STEP_MAX, Setup},
+    past::Remembered,
 };
 use crate::{
     alert::Message,
     clock,
-    decide::{Commit, Past},
+    decide::Commit,
     incident::Incident,
     store::{Maintained, RESERVE_BYTES, Resumed, StoreError},
     value::{CheckName, Timestamp},
@@ -245,12 +246,13 @@ impl Beating {
     }
 
     /// What the core goes on from under a new plan, or why the store cannot say.
-    pub(super) fn prepare(&mut self, now: Timestamp, setup: &Arc<Setup>) -> Result<Past, String> {
+    pub(super) fn prepare(&mut self, now: Timestamp, setup: &Arc<Setup>) -> Result<Remembered, String> {
         if let Some(trouble) = self.backlog.trouble() {
             return Err(trouble.error.clone());
         }
         self.beat.within(STEP_MAX);
-        self.hand.give(Work::Prepare(setup.clone(), now), clock::instant());
+        let tracked = setup.plan.checks.keys().filter(|name| self.core.tracks(name)).cloned().collect();
+        self.hand.give(Work::Prepare(setup.clone(), now, tracked), clock::instant());
         if let Some((Done::Prepared(past, _), _)) = self.hand.wait(PREPARE_MAX) {
             return past.map_err(|e| e.to_string());
         }

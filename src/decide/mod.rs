@@ -169,8 +169,8 @@ pub struct Plan {
 pub struct Past {
     /// The database's own identity, part of every message's key.
     pub instance: String,
-    /// What each detector remembered, with the observations to rebuild its window from, oldest first.
-    pub checks: HashMap<CheckName, Known>,
+    /// The detectors as they were.
+    pub checks: HashMap<CheckName, Box<Tracked>>,
     /// Open incidents, and closed ones of which messages are still on their way.
     pub incidents: Vec<Incident>,
     /// Messages not yet settled.
@@ -197,11 +197,9 @@ pub struct Core {
     random: fastrand::Rng,
 }
 
-/// What the store knows of a check: what its detector remembered, and its latest observations, oldest first.
-pub type Known = (Option<Memory>, Vec<Observation>);
-
-#[derive(Default)]
-struct Tracked {
+/// A check's detector, and what of it is stored.
+#[derive(Clone, Debug, Default)]
+pub struct Tracked {
     track: Track,
     /// The digest of the memory that is stored. That two differ and are taken for the same costs a restart the latest
     /// change of one check, and happens less often than that a disk forgets it.
@@ -209,16 +207,27 @@ struct Tracked {
 }
 
 impl Tracked {
-    /// A detector as it was. Trouble that no open incident knows of (the check had left the configuration) is
-    /// forgotten, so that it is detected, and told, anew.
-    fn restore((stored, recent): Known, thresholds: &Thresholds, in_trouble: bool) -> Self {
-        let digest = stored.as_ref().map(digest_of);
-        let mut memory = stored.unwrap_or_default();
-        if memory.trouble.is_some() && !in_trouble {
-            memory = Memory { last_good: memory.last_good, ..Memory::default() };
-        }
-        Self { track: Track::restore(memory, thresholds, &recent), stored: digest }
+    /// A detector with its stored memory, before it has taken in what was observed. Trouble that no open incident
+    /// knows of ([`is_in_trouble`]: the check had left the configuration) is forgotten, so that it is detected, and
+    /// told, anew.
+    pub fn resume(memory: Memory, in_trouble: bool) -> Self {
+        let stored = Some(digest_of(&memory));
+        let memory = match memory.trouble.is_some() && !in_trouble {
+            true => Memory { last_good: memory.last_good, ..Memory::default() },
+            false => memory,
+        };
+        Self { track: Track::resume(memory), stored }
     }
+
+    /// Takes in an observation of before; oldest first, as far back as the window reaches.
+    pub fn remember(&mut self, thresholds: &Thresholds, observation: &Observation) {
+        self.track.remember(thresholds, observation);
+    }
+}
+
+/// Whether one of these incidents is open for the check.
+pub fn is_in_trouble(incidents: &[Incident], check: &CheckName) -> bool {
+    incidents.iter().any(|i| i.is_open() && i.members.get(check).is_some_and(|m| m.ended.is_none()))
 }
 
 impl Core {
@@ -226,12 +235,8 @@ impl Core {
     pub fn new(plan: Arc<Plan>, past: Past, seed: u64) -> Self {
         let mut tracks = HashMap::with_capacity(plan.checks.len());
         let mut known = past.checks;
-        let in_trouble = |name: &CheckName| {
-            past.incidents.iter().any(|i| i.is_open() && i.members.get(name).is_some_and(|m| m.ended.is_none()))
-        };
-        for (name, check) in &plan.checks {
-            let known = known.remove(name).unwrap_or_default();
-            tracks.insert(name.clone(), Box::new(Tracked::restore(known, &check.thresholds, in_trouble(name))));
+        for name in plan.checks.keys() {
+            tracks.insert(name.clone(), known.remove(name).unwrap_or_default());
         }
         Self {
             plan,
@@ -249,6 +254,11 @@ impl Core {
     /// The plan in force.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// Whether a check has a detector, which goes on whatever the store holds.
+    pub fn tracks(&self, check: &CheckName) -> bool {
+        self.tracks.contains_key(check)
     }
 
     /// The state of a check, since when, and whether it is flapping.
@@ -307,16 +317,18 @@ impl Core {
 
     /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
     /// leave their incidents; incidents left without any are closed. Messages for channels that are gone are settled.
-    pub fn reconfigure(&mut self, now: Timestamp, plan: Arc<Plan>, mut known: HashMap<CheckName, Known>) -> Commit {
+    pub fn reconfigure(
+        &mut self,
+        now: Timestamp,
+        plan: Arc<Plan>,
+        mut known: HashMap<CheckName, Box<Tracked>>,
+    ) -> Commit {
         let mut commit = Commit::default();
         self.plan = plan;
         self.tracks.retain(|name, _| self.plan.checks.contains_key(name));
-        for (name, check) in &self.plan.checks {
+        for name in self.plan.checks.keys() {
             if !self.tracks.contains_key(name) {
-                let in_trouble = self.incident_of(name).is_some();
-                let known = known.remove(name).unwrap_or_default();
-                let tracked = Tracked::restore(known, &check.thresholds, in_trouble);
-                self.tracks.insert(name.clone(), Box::new(tracked));
+                self.tracks.insert(name.clone(), known.remove(name).unwrap_or_default());
             }
         }
         let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();

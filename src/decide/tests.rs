@@ -36,18 +36,24 @@ impl Shelf {
         self.vantage = commit.vantage.unwrap_or(std::mem::take(&mut self.vantage));
     }
 
-    fn past(&self) -> Past {
+    fn past(&self, plan: &Plan) -> Past {
         let pending = |id: &IncidentId| {
             self.messages.values().any(|m| m.alert.incident == Some(*id) && m.state == MessageState::Pending)
         };
+        let incidents: Vec<Incident> =
+            self.incidents.values().filter(|i| i.is_open() || pending(&i.id)).cloned().collect();
+        let tracked = |(name, all): (&CheckName, &Vec<Observation>)| {
+            let memory = self.memories.get(name).cloned();
+            let resume = |memory| Tracked::resume(memory, is_in_trouble(&incidents, name));
+            let mut tracked = memory.map_or_else(Tracked::default, resume);
+            let thresholds = &plan.checks[name].thresholds;
+            all[all.len().saturating_sub(700)..].iter().for_each(|o| tracked.remember(thresholds, o));
+            (name.clone(), Box::new(tracked))
+        };
         Past {
             instance: "test".into(),
-            checks: self
-                .observations
-                .iter()
-                .map(|(c, o)| (c.clone(), (self.memories.get(c).cloned(), o[o.len().saturating_sub(700)..].to_vec())))
-                .collect(),
-            incidents: self.incidents.values().filter(|i| i.is_open() || pending(&i.id)).cloned().collect(),
+            checks: self.observations.iter().map(tracked).collect(),
+            incidents,
             messages: self.messages.values().filter(|m| m.state == MessageState::Pending).cloned().collect(),
             next_incident: self.incidents.keys().next_back().map_or(1, |i| i.0 + 1),
             next_message: self.messages.keys().next_back().map_or(1, |m| m.0 + 1),
@@ -140,7 +146,7 @@ impl World {
     }
 
     fn restart(&mut self) {
-        self.core = Core::new(self.core.plan().clone(), self.shelf.past(), 7);
+        self.core = Core::new(self.core.plan().clone(), self.shelf.past(self.core.plan()), 7);
     }
 }
 

@@ -170,22 +170,30 @@ impl Track {
         thresholds: &Thresholds,
         recent: impl IntoIterator<Item = &'o Observation>,
     ) -> Self {
-        let mut track = Self { memory, ..Self::default() };
-        for observation in recent {
-            let aside = track.memory.accounts.has_set_aside(observation);
-            track.rounds.remember(observation);
-            track.window.push(Sample { aside, ..Sample::of(observation) }, thresholds.degraded.window);
-            // Observations after `as_of` did not change the stored memory, so only the marks move.
-            if observation.at > track.memory.as_of {
-                match Sign::of(observation) {
-                    Sign::Good => track.memory.last_good = Some(observation.at),
-                    Sign::Bad if !aside => track.memory.last_bad = Some(observation.at),
-                    Sign::Bad | Sign::Aside | Sign::Open | Sign::Blind => {}
-                }
-                track.memory.as_of = observation.at;
-            }
-        }
+        let mut track = Self::resume(memory);
+        recent.into_iter().for_each(|observation| track.remember(thresholds, observation));
         track
+    }
+
+    /// A detector with its memory, before it has taken in what was observed.
+    pub fn resume(memory: Memory) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
+    /// Takes in an observation that was judged before the memory was stored, or stored after it; oldest first.
+    pub fn remember(&mut self, thresholds: &Thresholds, observation: &Observation) {
+        let aside = self.memory.accounts.has_set_aside(observation);
+        self.rounds.remember(observation);
+        self.window.push(Sample { aside, ..Sample::of(observation) }, thresholds.degraded.window);
+        // Observations after `as_of` did not change the stored memory, so only the marks move.
+        if observation.at > self.memory.as_of {
+            match Sign::of(observation) {
+                Sign::Good => self.memory.last_good = Some(observation.at),
+                Sign::Bad if !aside => self.memory.last_bad = Some(observation.at),
+                Sign::Bad | Sign::Aside | Sign::Open | Sign::Blind => {}
+            }
+            self.memory.as_of = observation.at;
+        }
     }
 
     /// Takes in one observation; returns what changed, in order. Observations come in the order of their attempts.

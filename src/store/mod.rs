@@ -31,6 +31,7 @@ mod maintain;
 mod open;
 mod read;
 mod reader;
+mod recent;
 mod reserve;
 mod restore;
 mod roll;

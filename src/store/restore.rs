@@ -1,12 +1,14 @@
-//! What a daemon must know when it starts: states, open incidents, pending messages, recent observations.
+//! What a daemon must know when it starts: open incidents, pending messages, states, recent observations.
+//!
+//! Of the last two there is much when checks are many, so they are given one by one as they are read.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use rusqlite::{OptionalExtension, TransactionBehavior, params};
 
 use super::{
     error::{Fault, StoreError},
-    read, rows, summed,
+    read, recent, rows, summed,
     writer::{Writer, known},
 };
 use crate::{
@@ -56,8 +58,6 @@ pub struct RestoredState {
 /// What [`Writer::restore`] gives back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Restored {
-    /// States of all checks that have one, also of checks that are not watched any more.
-    pub states: BTreeMap<CheckName, RestoredState>,
     /// Open incidents, and closed ones of which messages are still on their way, by number.
     pub incidents: Vec<Incident>,
     /// Pending messages, by number.
@@ -68,38 +68,21 @@ pub struct Restored {
     pub next_message: MessageId,
     /// How the vantage stood.
     pub vantage: Vantage,
-    /// Recent observations of every watched check that has any, oldest first.
-    pub recent: BTreeMap<CheckName, Vec<Observation>>,
 }
 
 impl Writer {
-    /// Reads what was known when the last daemon stopped, and notes the intervals of the watched checks. Call it at
-    /// the start and, for the intervals and windows of new checks, after a reload.
-    pub fn restore(&mut self, now: Timestamp, watched: &[Watched]) -> Result<Restored, StoreError> {
-        self.try_restore(now, watched).map_err(|e| {
+    /// Takes in which checks are watched, and reads what the core goes on from, but for states and observations.
+    pub fn restore(&mut self, watched: &[Watched]) -> Result<Restored, StoreError> {
+        self.try_restore(watched).map_err(|e| {
             self.known.clear();
             e.at(&self.path, "reading what was known")
         })
     }
 
-    fn try_restore(&mut self, now: Timestamp, watched: &[Watched]) -> Result<Restored, Fault> {
-        let Self { connection, known: all, .. } = self;
-        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut recent = BTreeMap::new();
-        all.reserve(watched.len().saturating_sub(all.len()));
-        for w in watched {
-            let hold = w.interval.saturating_mul(HOLD_INTERVALS).clamp(HOLD_MIN, HOLD_MAX);
-            let id = known(&tx, all, &w.check)?.id;
-            tx.prepare_cached("UPDATE known_check SET hold_ms = ?2 WHERE id = ?1 AND hold_ms IS NOT ?2")?
-                .execute(params![id, i64::try_from(hold.as_millis()).unwrap_or(i64::MAX)])?;
-            let found = read::recent(&tx, &w.check, now - w.window, RECENT_MIN, RECENT_MAX)?;
-            if !found.is_empty() {
-                recent.insert(w.check.clone(), found);
-            }
-        }
-        let mut states = BTreeMap::new();
-        {
-            let mut statement = tx.prepare(
+    /// Gives the states of all checks that have one, also of checks that are not watched any more.
+    pub fn states(&self, mut each: impl FnMut(CheckName, RestoredState)) -> Result<(), StoreError> {
+        let mut read = || -> Result<(), Fault> {
+            let mut statement = self.connection.prepare(
                 "SELECT k.name, s.state, s.since, s.memory FROM state s JOIN known_check k ON k.id = s.check_id",
             )?;
             let mut rows = statement.query([])?;
@@ -107,8 +90,36 @@ impl Writer {
                 let (name, memory): (String, String) = (row.get(0)?, row.get(3)?);
                 let memory = summed::from_json(&memory, &format!("the memory of {name}"))?;
                 let since = Timestamp::from_millis(row.get(2)?);
-                states.insert(read::check_name(&name)?, RestoredState { state: row.get(1)?, since, memory });
+                each(read::check_name(&name)?, RestoredState { state: row.get(1)?, since, memory });
             }
+            Ok(())
+        };
+        read().map_err(|e| e.at(&self.path, "reading what detectors remember"))
+    }
+
+    /// Gives the recent observations of these checks, each's oldest first, with its place among `watched`: all of its
+    /// window and at least [`RECENT_MIN`], as far as they are kept, and at most [`RECENT_MAX`]. Without what no detector
+    /// looks at: phases, address, TLS facts and details, but for those of messages.
+    pub fn recent(
+        &self,
+        now: Timestamp,
+        watched: &[Watched],
+        each: impl FnMut(usize, &Observation),
+    ) -> Result<(), StoreError> {
+        let wanted = |w: &Watched| (w.check.clone(), now - w.window);
+        recent::of_all(&self.connection, watched.iter().map(wanted), each)
+            .map_err(|e| e.at(&self.path, "reading recent observations"))
+    }
+
+    fn try_restore(&mut self, watched: &[Watched]) -> Result<Restored, Fault> {
+        let Self { connection, known: all, .. } = self;
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        all.reserve(watched.len().saturating_sub(all.len()));
+        for w in watched {
+            let hold = w.interval.saturating_mul(HOLD_INTERVALS).clamp(HOLD_MIN, HOLD_MAX);
+            let id = known(&tx, all, &w.check)?.id;
+            tx.prepare_cached("UPDATE known_check SET hold_ms = ?2 WHERE id = ?1 AND hold_ms IS NOT ?2")?
+                .execute(params![id, i64::try_from(hold.as_millis()).unwrap_or(i64::MAX)])?;
         }
         let next = |table: &str| -> Result<u64, Fault> {
             let given: Option<i64> = tx
@@ -122,13 +133,11 @@ impl Writer {
         let unsettled = "SELECT id, json FROM incident WHERE closed_at IS NULL
                             OR id IN (SELECT incident FROM message WHERE state = 'pending') ORDER BY id";
         let restored = Restored {
-            states,
             vantage: rows::vantage(&tx)?,
             incidents: read::incidents(&tx, unsettled, [])?,
             messages: read::messages(&tx, "SELECT id, json FROM message WHERE state = 'pending' ORDER BY id", [])?,
             next_incident: IncidentId(next("incident")?),
             next_message: MessageId(next("message")?),
-            recent,
         };
         tx.commit()?;
         Ok(restored)

@@ -5,12 +5,13 @@ mod flights;
 mod flips;
 mod generate;
 mod keeping;
+mod recent;
 mod rolling;
 mod sealing;
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, path::PathBuf, time::Duration};
 
-use super::{Keep, Reader, Restored, Watched, Writer, encode::DAY_MS};
+use super::{Keep, Reader, Restored, RestoredState, StoreError, Watched, Writer, encode::DAY_MS};
 use crate::{
     decide::Commit,
     observation::{Observation, Outcome},
@@ -72,9 +73,48 @@ fn watched(name: &str, interval_s: u64) -> Watched {
     Watched { check: check(name), window: Duration::from_secs(600), interval: Duration::from_secs(interval_s) }
 }
 
-fn restore(writer: &mut Writer, now: Timestamp, names: &[&str]) -> Restored {
+/// All that a daemon goes on from.
+struct Whole {
+    rest: Restored,
+    states: BTreeMap<CheckName, RestoredState>,
+    recent: BTreeMap<CheckName, Vec<Observation>>,
+}
+
+impl Deref for Whole {
+    type Target = Restored;
+
+    fn deref(&self) -> &Restored {
+        &self.rest
+    }
+}
+
+fn try_restore(writer: &mut Writer, now: Timestamp, watched: &[Watched]) -> Result<Whole, StoreError> {
+    let rest = writer.restore(watched)?;
+    let (mut states, mut recent) = (BTreeMap::new(), BTreeMap::<CheckName, Vec<Observation>>::new());
+    writer.states(|check, state| {
+        states.insert(check, state);
+    })?;
+    writer.recent(now, watched, |place, observation| {
+        recent.entry(watched[place].check.clone()).or_default().push(observation.clone());
+    })?;
+    Ok(Whole { rest, states, recent })
+}
+
+fn restore(writer: &mut Writer, now: Timestamp, names: &[&str]) -> Whole {
     let watched: Vec<_> = names.iter().map(|name| watched(name, 30)).collect();
-    writer.restore(now, &watched).expect("what was known can be read")
+    try_restore(writer, now, &watched).expect("what was known can be read")
+}
+
+/// An observation without what no detector looks at.
+fn gone_on_from(o: &Observation) -> Observation {
+    match o.delivery {
+        Some(_) => o.clone(),
+        None => Observation {
+            reason: o.reason.clone(),
+            account: o.account.clone(),
+            ..Observation::new(o.at, o.outcome, o.duration)
+        },
+    }
 }
 
 /// Upkeep until there is nothing left to do.

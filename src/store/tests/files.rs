@@ -151,7 +151,7 @@ fn a_damaged_file_is_an_error_and_never_a_panic() {
                 assert!(!error.to_string().is_empty());
             }
             Ok(mut writer) => {
-                let _ = writer.restore(at(20_000), &[super::watched("mail/c1", 30)]);
+                let _ = super::try_restore(&mut writer, at(20_000), &[super::watched("mail/c1", 30)]);
                 let _ = writer.commit(&[observed("mail/c1", at(20_000), Outcome::Ok, 5)]);
                 let _ = writer.maintain(at(400_000), &super::KEEP);
                 let _ = writer.check();

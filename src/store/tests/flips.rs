@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::{KEEP, NOW, Place, at, check, keeping::GENERATED, observed, watched};
+use super::{KEEP, NOW, Place, Whole, at, check, keeping::GENERATED, observed, try_restore, watched};
 use crate::{
     observation::{Kind, Outcome, Phase, Reason},
-    store::{Cursor, Finding, IncidentQuery, Reader, Restored, StoreError, Writer},
+    store::{Cursor, Finding, IncidentQuery, Reader, StoreError, Writer},
     value::Timestamp,
 };
 
@@ -38,13 +38,13 @@ fn filled(place: &Place) {
     super::maintain(&mut writer, NOW, &KEEP);
 }
 
-fn restore(writer: &mut Writer) -> Result<Restored, StoreError> {
-    writer.restore(at(90_000), &[watched("mail/c1", 30), watched("mail/round-trip", 30)])
+fn restore(writer: &mut Writer) -> Result<Whole, StoreError> {
+    try_restore(writer, at(90_000), &[watched("mail/c1", 30), watched("mail/round-trip", 30)])
 }
 
 /// No alert and nothing a check goes on from is other than it was written; whether something is there that was not, or
 /// is not that was.
-fn is_other(restored: &Restored, whole: &Restored) -> bool {
+fn is_other(restored: &Whole, whole: &Whole) -> bool {
     for incident in &restored.incidents {
         let was = whole.incidents.iter().find(|i| i.id == incident.id);
         assert!(was.is_none_or(|was| was == incident), "an incident has changed: {incident:?}");
@@ -70,7 +70,7 @@ fn is_other(restored: &Restored, whole: &Restored) -> bool {
 
 /// Everything a daemon and its commands do with a file; whether anything was noticed. Generated rows are not all as a
 /// core would make them: `usual` is what is found without any damage, `whole` what is restored.
-fn live(path: &Path, usual: &[Finding], whole: Option<&Restored>) -> bool {
+fn live(path: &Path, usual: &[Finding], whole: Option<&Whole>) -> bool {
     let (mut noticed, mut other) = (false, false);
     let mut note = |failed: bool| noticed |= failed;
     match Writer::open(path, NOW) {

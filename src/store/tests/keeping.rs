@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::{NOW, Place, at, check, generate, observed, restore, watched};
+use super::{NOW, Place, at, check, generate, gone_on_from, observed, restore, try_restore, watched};
 use crate::{
     alert::{Message, MessageId, MessageState},
     decide::{Commit, StateRow},
@@ -118,8 +118,10 @@ proptest! {
         for (name, restored) in &restored.recent {
             let given: Vec<_> = observations.iter().filter(|((c, _), _)| c == name).flat_map(|(_, o)| o).collect();
             prop_assert_eq!(restored.len(), given.len());
-            for (stored, given) in restored.iter().zip(given) {
+            let stored = reader.recent(name, given.len()).expect("observations");
+            for ((restored, stored), given) in restored.iter().zip(&stored).zip(given) {
                 assert_kept(stored, given);
+                prop_assert_eq!(gone_on_from(restored), gone_on_from(stored));
             }
         }
         let found = reader.check().expect("a check").findings;
@@ -249,7 +251,7 @@ fn recent_observations_fill_the_window_and_hold_at_least_twenty() {
     writer.commit(&often).expect("a commit");
     writer.commit(&seldom).expect("a commit");
     let watched = [watched("mail/often", 10), watched("mail/seldom", 50), watched("mail/never", 50)];
-    let restored = writer.restore(at(1_995), &watched).expect("restored");
+    let restored = try_restore(&mut writer, at(1_995), &watched).expect("restored");
     assert_eq!(restored.recent[&check("mail/often")].len(), 60);
     assert_eq!(restored.recent[&check("mail/seldom")].len(), 20);
     assert!(!restored.recent.contains_key(&check("mail/never")));

@@ -491,7 +491,7 @@ impl World {
         self.disturbed = self.disturbed.max(self.clock.now);
         let wall = self.clock.wall();
         let instance = format!("world-{:x}", self.scenario.seed);
-        let past = self.store.restore(&instance, wall, &self.watched);
+        let past = self.store.restore(&instance, wall, &self.watched, &self.plan);
         let (pending, past_isolation) = (past.messages.clone(), past.vantage.isolation);
         let mut core = Core::new(self.plan.clone(), past, self.random.u64(..));
         let first = core.reconfigure(wall, self.plan.clone(), Default::default());

@@ -11,7 +11,8 @@ use std::{
 
 use bongsu::{
     alert::{Message, MessageId, MessageState},
-    decide::{Commit, Past},
+    decide::{Commit, Past, Plan, Tracked, is_in_trouble},
+    detect::Memory,
     incident::{Incident, IncidentId, Vantage},
     observation::{Flight, Observation},
     store::{RECENT_MIN, Watched, Writer},
@@ -29,6 +30,9 @@ struct Known {
     flights: Vec<Flight>,
     sequence: u64,
 }
+
+/// What a check goes on from: what its detector remembered, and its latest observations, oldest first.
+type Remembered = (Option<Memory>, Vec<Observation>);
 
 /// The store.
 #[derive(Default)]
@@ -104,7 +108,7 @@ impl Store {
     }
 
     /// What the core goes on from.
-    pub fn restore(&mut self, instance: &str, now: Timestamp, watched: &[Watched]) -> Past {
+    pub fn restore(&mut self, instance: &str, now: Timestamp, watched: &[Watched], plan: &Plan) -> Past {
         let recent = |w: &Watched| -> Option<Vec<Observation>> {
             let all = &self.checks.get(&w.check)?.recent;
             let since = now - w.window;
@@ -114,25 +118,34 @@ impl Store {
             kept.sort_by_key(|o| o.at);
             Some(kept)
         };
-        let checks = watched.iter().map(|w| {
-            let memory = self.checks.get(&w.check).and_then(|k| k.memory.clone());
-            let memory = memory.map(|m| serde_json::from_value(m).expect("a memory is read as it was written"));
-            (w.check.clone(), (memory, recent(w).unwrap_or_default()))
-        });
-        let checks = checks.collect();
+        let remembered: BTreeMap<CheckName, Remembered> = watched
+            .iter()
+            .map(|w| {
+                let memory = self.checks.get(&w.check).and_then(|k| k.memory.clone());
+                let memory = memory.map(|m| serde_json::from_value(m).expect("a memory is read as it was written"));
+                (w.check.clone(), (memory, recent(w).unwrap_or_default()))
+            })
+            .collect();
         self.messages.retain(|_, m| m.state == MessageState::Pending);
         let waiting: BTreeSet<IncidentId> = self.messages.values().filter_map(|m| m.alert.incident).collect();
         self.incidents.retain(|id, i| i.is_open() || waiting.contains(id));
+        let incidents: Vec<Incident> = self.incidents.values().cloned().collect();
+        let tracked = |(name, (memory, recent)): (&CheckName, &Remembered)| {
+            let resume = |memory| Tracked::resume(memory, is_in_trouble(&incidents, name));
+            let mut tracked = memory.clone().map_or_else(Tracked::default, resume);
+            recent.iter().for_each(|o| tracked.remember(&plan.checks[name].thresholds, o));
+            (name.clone(), Box::new(tracked))
+        };
         let past = Past {
             instance: instance.to_owned(),
-            checks,
-            incidents: self.incidents.values().cloned().collect(),
+            checks: remembered.iter().map(tracked).collect(),
+            incidents,
             messages: self.messages.values().cloned().collect(),
             next_incident: self.next_incident + 1,
             next_message: self.next_message + 1,
             vantage: self.vantage.clone(),
         };
-        self.compare(&past, now, watched);
+        self.compare(&past, &remembered, now, watched);
         past
     }
 
@@ -146,18 +159,26 @@ impl Store {
         })
     }
 
-    fn compare(&mut self, past: &Past, now: Timestamp, watched: &[Watched]) {
+    fn compare(
+        &mut self,
+        past: &Past,
+        remembered: &BTreeMap<CheckName, Remembered>,
+        now: Timestamp,
+        watched: &[Watched],
+    ) {
         let Some(twin) = &mut self.twin else { return };
-        let real = twin.restore(now, watched).expect("the database can be read");
+        let real = twin.restore(watched).expect("the database can be read");
+        let (mut states, mut found) = (HashMap::new(), vec![Vec::new(); watched.len()]);
+        twin.states(|check, state| drop(states.insert(check, state))).expect("the database can be read");
+        twin.recent(now, watched, |place, o| found[place].push(o.clone())).expect("the database can be read");
         assert_eq!(real.incidents, past.incidents, "open incidents");
         assert_eq!(real.messages, past.messages, "pending messages");
         assert_eq!(real.vantage, past.vantage, "the vantage");
         assert_eq!((real.next_incident.0, real.next_message.0), (past.next_incident, past.next_message));
-        for w in watched {
-            let (memory, recent) = &past.checks[&w.check];
-            let stored = real.states.get(&w.check).map(|s| serde_json::from_value(s.memory.clone()).expect("a memory"));
+        for (w, found) in watched.iter().zip(found) {
+            let (memory, recent) = &remembered[&w.check];
+            let stored = states.get(&w.check).map(|s| serde_json::from_value(s.memory.clone()).expect("a memory"));
             assert_eq!(&stored, memory, "{}", w.check);
-            let found = real.recent.get(&w.check).map_or(&[][..], Vec::as_slice);
             assert_eq!(found.len(), recent.len(), "{}", w.check);
             for (real, model) in found.iter().zip(recent) {
                 let of =

@@ -188,7 +188,8 @@ fn answered(requests: &[Request]) -> usize {
 pub fn open_and_check(path: &Path) -> Result<(), String> {
     let now = bongsu::clock::now();
     let mut writer = Writer::open(path, now).map_err(|e| format!("it does not open: {e}"))?;
-    writer.restore(now, &[]).map_err(|e| format!("it cannot be gone on from: {e}"))?;
+    let gone_on = writer.restore(&[]).and_then(|_| writer.states(|_, _| {}));
+    gone_on.map_err(|e| format!("it cannot be gone on from: {e}"))?;
     drop(writer);
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).expect("it is there");
     let found: String = connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).expect("it is SQLite");
