@@ -12,7 +12,7 @@ use std::{
 use rusqlite::Connection;
 use serde_json::Value;
 
-use crate::{PATIENCE, site::Site};
+use crate::{PATIENCE, history, site::Site};
 
 const BONGSU: &str = env!("CARGO_BIN_EXE_bongsu");
 
@@ -29,13 +29,15 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub struct Place {
     dir: tempfile::TempDir,
     brief: bool,
+    /// Observations that were in the database before.
+    filled: usize,
 }
 
 impl Place {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().expect("the temporary directory can be written");
         fs::create_dir(dir.path().join("checks")).expect("own directory");
-        Self { dir, brief: false }
+        Self { dir, brief: false, filled: 0 }
     }
 
     /// The same for a daemon whose detection looks back for a minute only.
@@ -76,6 +78,13 @@ impl Place {
             }
             fs::write(self.path("checks").join(format!("load-{service:03}.yaml")), text).expect("own directory");
         }
+    }
+
+    /// Makes the database that a daemon leaves which has run for long.
+    pub fn fill(&mut self, checks: usize, every: Duration) {
+        let name = |n: usize| format!("load-{:03}/page-{:02}", n / CHECKS_PER_SERVICE, n % CHECKS_PER_SERVICE);
+        let names: Vec<_> = (0..checks).map(|n| name(n).parse().expect("a name")).collect();
+        self.filled = history::fill(&self.path("bongsu.db"), &names, every);
     }
 
     /// Starts the daemon and waits until it says that all of it runs, as a service manager does.
@@ -122,7 +131,7 @@ impl Place {
         fs::metadata(self.path(name)).map_or(0, |m| m.len())
     }
 
-    /// How many observations are stored; all must be `ok`.
+    /// How many observations the daemon has stored; all must be `ok`.
     pub fn all_ok(&self) -> i64 {
         let database = Connection::open(self.path("bongsu.db")).expect("the daemon made it");
         let mut statement = database
@@ -131,10 +140,18 @@ impl Place {
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
         let rows = rows.and_then(|rows| rows.collect::<Result<Vec<(String, i64, String)>, _>>());
         match &rows.expect("documented columns")[..] {
-            [(outcome, count, _)] if outcome == "ok" => *count,
+            [(outcome, count, _)] if outcome == "ok" => *count - self.filled as i64,
             other => panic!("not all observations are ok: {other:?}"),
         }
     }
+}
+
+/// Processor time of a process since its start, of all its threads, in user and kernel mode.
+pub fn cpu_s_of(process: &str) -> f64 {
+    let stat = fs::read_to_string(Path::new("/proc").join(process).join("stat")).expect("the process runs");
+    // proc_pid_stat(5): the name in brackets may hold anything; utime and stime are the 12th and 13th after it.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(2);
+    fields.map(|ticks| ticks.parse::<f64>().expect("ticks are a number")).sum::<f64>() / TICKS_PER_SECOND
 }
 
 /// A running daemon, killed when dropped.
@@ -159,10 +176,7 @@ impl Daemon {
 
     /// Processor time since its start, of all its threads, in user and kernel mode.
     pub fn cpu_s(&self) -> f64 {
-        let stat = self.proc("stat");
-        // proc_pid_stat(5): the name in brackets may hold anything; utime and stime are the 12th and 13th after it.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().skip(11).take(2);
-        fields.map(|ticks| ticks.parse::<f64>().expect("ticks are a number")).sum::<f64>() / TICKS_PER_SECOND
+        cpu_s_of(&self.child.id().to_string())
     }
 
     /// Resident memory in bytes.

@@ -2,12 +2,14 @@
 
 use std::{
     fs,
+    ops::Range,
     path::Path,
     time::{Duration, Instant},
 };
 
 use bongsu::{
-    decide::Commit,
+    decide::{Commit, StateRow},
+    detect::{Memory, State},
     observation::{Observation, Outcome, Phase, PhaseTime, TlsFacts},
     store::{Keep, Reader, Watched, Writer},
     value::{CheckName, Timestamp},
@@ -26,6 +28,9 @@ const EVERY_MS: i64 = 30_000;
 
 /// Checks that share the database while rows are measured: enough that their numbers take two bytes.
 const CHECKS: usize = 200;
+
+/// How far back detection looks by default.
+const WINDOW: Duration = Duration::from_secs(600);
 
 /// Times the reading is made; the median counts.
 const READINGS: usize = 11;
@@ -65,27 +70,31 @@ fn observation(at_ms: i64, random: &mut fastrand::Rng) -> Observation {
     o
 }
 
-fn name(n: usize) -> CheckName {
-    format!("load/page-{n:03}").parse().expect("a name")
+fn names(checks: usize) -> Vec<CheckName> {
+    (0..checks).map(|n| format!("load/page-{n:03}").parse().expect("a name")).collect()
 }
 
-fn restore(writer: &mut Writer, checks: usize) {
-    let watched = |n| Watched {
-        check: name(n),
-        window: Duration::from_secs(600),
-        interval: Duration::from_millis(EVERY_MS.unsigned_abs()),
-    };
-    writer.restore(&(0..checks).map(watched).collect::<Vec<_>>()).expect("restored");
+fn watch(writer: &mut Writer, checks: &[CheckName]) {
+    let interval = Duration::from_millis(EVERY_MS.unsigned_abs());
+    let watched = |check: &CheckName| Watched { check: check.clone(), window: WINDOW, interval };
+    writer.restore(&checks.iter().map(watched).collect::<Vec<_>>()).expect("restored");
 }
 
 /// Rows of many checks, as the daemon writes them.
-fn write(writer: &mut Writer, checks: usize, from_ms: i64, to_ms: i64, random: &mut fastrand::Rng) -> usize {
+fn write(
+    writer: &mut Writer,
+    checks: &[CheckName],
+    every_ms: i64,
+    times_ms: Range<i64>,
+    random: &mut fastrand::Rng,
+) -> usize {
     let mut commits = Vec::new();
     let mut count = 0;
-    for round in (from_ms..to_ms).step_by(EVERY_MS as usize) {
-        for n in 0..checks {
-            let at = round + EVERY_MS * n as i64 / checks as i64;
-            commits.push(Commit { observation: Some((name(n), observation(at, random))), ..Commit::default() });
+    for round in times_ms.step_by(every_ms as usize) {
+        for (n, check) in checks.iter().enumerate() {
+            let at = round + every_ms * n as i64 / checks.len() as i64;
+            let observation = Some((check.clone(), observation(at, random)));
+            commits.push(Commit { observation, ..Commit::default() });
         }
         if commits.len() >= 4_000 {
             count += commits.len();
@@ -94,6 +103,23 @@ fn write(writer: &mut Writer, checks: usize, from_ms: i64, to_ms: i64, random: &
     }
     writer.commit(&commits).expect("a commit");
     count + commits.len()
+}
+
+/// A database of checks that were asked for as long as detection looks back; how many observations are in it.
+pub fn fill(path: &Path, checks: &[CheckName], every: Duration) -> usize {
+    let now = bongsu::clock::now();
+    let mut writer = Writer::open(path, now).expect("a database");
+    watch(&mut writer, checks);
+    let memory = serde_json::to_value(Memory { state: State::Up, ..Memory::default() }).expect("a memory");
+    let state = |check: &CheckName| {
+        let row =
+            StateRow { check: check.clone(), state: State::Up.as_str(), since: now - WINDOW, memory: memory.clone() };
+        Commit { state: Some(row), ..Commit::default() }
+    };
+    writer.commit(&checks.iter().map(state).collect::<Vec<_>>()).expect("a commit");
+    let (every_ms, until_ms) = (every.as_millis() as i64, now.as_millis());
+    let times = until_ms - WINDOW.as_millis() as i64..until_ms - every_ms;
+    write(&mut writer, checks, every_ms, times, &mut fastrand::Rng::with_seed(1))
 }
 
 fn file_bytes(path: &Path) -> f64 {
@@ -117,10 +143,11 @@ pub fn figures(days: i64) -> Told {
     let dir = tempfile::tempdir().expect("the temporary directory can be written");
     let mut random = fastrand::Rng::with_seed(7);
     let start = Timestamp::from_millis(DAY * DAY_MS);
+    let checks = names(CHECKS);
     let open = |file: &str| {
         let path = dir.path().join(file);
         let mut writer = Writer::open(&path, start).expect("a new database");
-        restore(&mut writer, CHECKS);
+        watch(&mut writer, &checks);
         (path, writer)
     };
 
@@ -128,7 +155,7 @@ pub fn figures(days: i64) -> Told {
     drop(writer);
     let empty = file_bytes(&path);
     let mut writer = Writer::open(&path, start).expect("it opens");
-    let count = write(&mut writer, CHECKS, DAY * DAY_MS, DAY * DAY_MS + DAY_MS, &mut random);
+    let count = write(&mut writer, &checks, EVERY_MS, DAY * DAY_MS..DAY * DAY_MS + DAY_MS, &mut random);
     drop(writer);
     let fresh = (file_bytes(&path) - empty) / count as f64;
 
@@ -136,7 +163,7 @@ pub fn figures(days: i64) -> Told {
     let mut longest = Duration::ZERO;
     let mut count = 0;
     for day in DAY..DAY + days {
-        count += write(&mut writer, 1, day * DAY_MS, (day + 1) * DAY_MS, &mut random);
+        count += write(&mut writer, &checks[..1], EVERY_MS, day * DAY_MS..(day + 1) * DAY_MS, &mut random);
         let two_hours_later = Timestamp::from_millis((day + 1) * DAY_MS + 7_200_000);
         longest = longest.max(maintain(&mut writer, two_hours_later, &keep(2 * days.unsigned_abs())));
     }
@@ -145,7 +172,7 @@ pub fn figures(days: i64) -> Told {
     let mut times: Vec<Duration> = (0..READINGS)
         .map(|_| {
             let begun = Instant::now();
-            let seen = reader.seen(&name(0), start, end).expect("the past");
+            let seen = reader.seen(&checks[0], start, end).expect("the past");
             assert_eq!(seen.len(), count, "every observation is there");
             begun.elapsed()
         })

@@ -6,11 +6,11 @@
 //!
 //! | run | what is measured |
 //! |---|---|
-//! | `http` | 1,000 checks, each every second: processor time, lateness |
-//! | `usual` | 1,000 checks, each every 30 s, the default: memory |
+//! | `http` | 1,000 checks, each every second: processor time, beside that of hyper alone, lateness |
+//! | `usual` | 1,000 checks, each every 30 s, the default, and windows that are full: memory |
 //! | `https` | 200 checks, each every second, with full and verified handshakes |
 //! | `calm` | 100 checks, each every second: lateness |
-//! | `many` | 10,000 checks, each every 20 s: how they start, memory |
+//! | `many` | 10,000 checks, each every 20 s, and windows that are full: how they start, memory |
 //! | `history` | the database: bytes an observation, fresh and sealed; the time to read 90 days of one check |
 //! | `soak` | 400 checks, each every 1.2 s, as often as a hundred times as many usual ones: memory, descriptors, log |
 //!
@@ -28,12 +28,14 @@
 //! cargo bench --bench load -- --checks 5000 --every 10s --seconds 30
 //! ```
 
+mod bare;
 mod daemon;
 mod figures;
 mod history;
 mod site;
 
 use std::{
+    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -73,6 +75,12 @@ struct Args {
     /// Length of each measured window
     #[arg(long, value_parser = span)]
     seconds: Option<Duration>,
+    /// Asked of a process that the bench starts: to ask for so many pages
+    #[arg(long, hide = true)]
+    bare: Option<usize>,
+    /// With --bare: where they are
+    #[arg(long, hide = true)]
+    address: Vec<SocketAddr>,
     /// Lines of JSON
     #[arg(long)]
     json: bool,
@@ -117,6 +125,8 @@ struct Load {
     every: Duration,
     window: Duration,
     tls: bool,
+    /// Whether the daemon has run before, for as long as detection looks back.
+    filled: bool,
 }
 
 fn main() {
@@ -124,11 +134,16 @@ fn main() {
     if args.list {
         return;
     }
+    if let Some(pages) = args.bare {
+        bare::ask(pages, &args.address, args.seconds.unwrap_or(PATIENCE));
+        return;
+    }
     let load = |checks, every_ms| Load {
         checks,
         every: Duration::from_millis(every_ms),
         window: args.seconds.unwrap_or(Duration::from_secs(20)),
         tls: false,
+        filled: false,
     };
     if let Some(checks) = args.checks {
         println!("{}", measure(Load { every: args.every, ..load(checks, 1_000) }).detail);
@@ -137,8 +152,9 @@ fn main() {
     if !args.bench {
         // The same code over less, so that it does not rot.
         for tls in [false, true] {
-            measure(Load { tls, window: Duration::from_secs(2), ..load(20, 1_000) });
+            measure(Load { tls, filled: tls, window: Duration::from_secs(2), ..load(20, 1_000) });
         }
+        bare::measure(&Site::open(20, false), 20, Duration::from_secs(1));
         history::figures(2);
         return;
     }
@@ -151,7 +167,7 @@ fn main() {
         tell("http", http(load(1_000, 1_000)));
     }
     if wanted(Run::Usual) {
-        tell("usual", usual(load(1_000, 30_000)));
+        tell("usual", usual(Load { filled: true, ..load(1_000, 30_000) }));
     }
     if wanted(Run::Https) {
         tell("https", https(Load { tls: true, ..load(200, 1_000) }));
@@ -160,7 +176,7 @@ fn main() {
         tell("calm", calm(load(100, 1_000)));
     }
     if wanted(Run::Many) {
-        tell("many", many(load(10_000, 20_000)));
+        tell("many", many(Load { filled: true, ..load(10_000, 20_000) }));
     }
     if wanted(Run::History) {
         tell("history", history::figures(90));
@@ -174,8 +190,10 @@ type Told = (Vec<Figure>, Value);
 
 fn http(load: Load) -> Told {
     let m = measure(load);
+    let bare = bare::measure(&Site::open(load.checks, false), load.checks, load.window);
     let figures = vec![
         Figure::at_most("processor time for 1,000 plain probes", m.cpu_s_per_1000, "s", 0.15),
+        Figure::without_target("the same requests by hyper alone", bare, "s"),
         Figure::at_least("probes a second, sustained", m.probes_per_s, "", 990.0),
         Figure::at_most("lateness at 1,000 probes a second, p99", m.lateness_p99_ms, "ms", 50.0),
     ];
@@ -234,9 +252,12 @@ struct Measured {
 const RELOADS: usize = 5;
 
 fn measure(load: Load) -> Measured {
-    let place = Place::new();
+    let mut place = Place::new();
     let site = Site::open(load.checks, load.tls);
     place.write_checks(load.checks, load.every, &site);
+    if load.filled {
+        place.fill(load.checks, load.every);
+    }
     let begun = Instant::now();
     let mut daemon = place.start();
     let ready_s = begun.elapsed().as_secs_f64();

@@ -64,6 +64,11 @@ impl Site {
         self.authority.as_deref()
     }
 
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
     pub fn url(&self, page: usize) -> String {
         let scheme = if self.authority.is_some() { "https" } else { "http" };
         format!("{scheme}://{}/{page}", self.addresses[page % self.addresses.len()])

@@ -41,6 +41,7 @@ impl Shared {
             Ok(config) => self.put_in_force(&mut running, config).await,
             Err(mistakes) => Err(mistakes),
         };
+        (self.give_back)();
         self.telemetry.reloaded(result.is_ok(), clock::now());
         match &result {
             Ok(counts) => tracing::info!(?counts, "configuration reloaded"),
@@ -48,7 +49,6 @@ impl Shared {
         }
         let mut error = self.reload_error.lock().unwrap_or_else(PoisonError::into_inner);
         *error = result.as_ref().err().cloned();
-        (self.give_back)();
         result
     }
 
