@@ -343,8 +343,8 @@ mod tests {
         hand.give(Work::Commit(state_of("mail/old")), now);
         assert!(matches!(hand.wait(LONG), Some((Done::Committed(Ok(())), _))));
         hand.give(Work::Prepare(setup("mail/new", Some("mail/old")), Timestamp::EPOCH, HashSet::new()), now);
-        let Some((Done::Prepared(Ok(past), renamed), _)) = hand.wait(LONG) else { panic!("it can be read") };
-        assert_eq!(past.past.instance.len(), 32, "the database's own identity");
+        let Some((Done::Prepared(Ok(remembered), renamed), _)) = hand.wait(LONG) else { panic!("it can be read") };
+        assert_eq!(remembered.past.instance.len(), 32, "the database's own identity");
         assert_eq!(
             (renamed.clone(), names(&dir)),
             (vec![(name("mail/old"), name("mail/new"))], vec!["mail/new".into()])

@@ -358,6 +358,33 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
 }
 
 #[test]
+fn a_check_that_comes_back_to_an_open_incident_that_it_had_left_is_detected_anew() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    for s in [0, 3] {
+        world.see(s, "mail/in", false);
+        world.see(s, "mail/out", false);
+    }
+    let whole = world.core.plan().clone();
+    let mut smaller = (*whole).clone();
+    smaller.checks.remove(&check("mail/in"));
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
+    world.shelf.apply(commit);
+    let known = world.shelf.past(&whole).checks;
+    let commit = world.core.reconfigure(second(12), whole, known);
+    world.shelf.apply(commit);
+    let state = |world: &World| world.core.state(&check("mail/in")).map(|(state, ..)| state);
+    let is_member = |world: &World| is_in_trouble(&world.shelf.past(world.core.plan()).incidents, &check("mail/in"));
+    assert_ne!(state(&world), Some(State::Down), "it is not down in no incident");
+    assert!(!is_member(&world));
+    world.see(15, "mail/in", false);
+    world.see(18, "mail/in", false);
+    assert_eq!((state(&world), is_member(&world)), (Some(State::Down), true));
+    world.see(30, "mail/in", true);
+    world.see(30, "mail/out", true);
+    assert!(world.shelf.incidents.values().all(|i| !i.is_open()), "{:?}", world.shelf.incidents);
+}
+
+#[test]
 fn events_of_unknown_checks_messages_and_incidents_change_nothing() {
     let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
     world.see(0, "gone/check", false);

@@ -163,24 +163,13 @@ impl Sign {
 }
 
 impl Track {
-    /// A detector as it was when `memory` was stored, given the observations stored since (and before, as far back
-    /// as the window reaches), oldest first.
-    pub fn restore<'o>(
-        memory: Memory,
-        thresholds: &Thresholds,
-        recent: impl IntoIterator<Item = &'o Observation>,
-    ) -> Self {
-        let mut track = Self::resume(memory);
-        recent.into_iter().for_each(|observation| track.remember(thresholds, observation));
-        track
-    }
-
-    /// A detector with its memory, before it has taken in what was observed.
+    /// A detector with its stored memory, before it has taken in what was observed ([`Track::remember`]).
     pub fn resume(memory: Memory) -> Self {
         Self { memory, ..Self::default() }
     }
 
-    /// Takes in an observation that was judged before the memory was stored, or stored after it; oldest first.
+    /// Takes in an observation from before the start, oldest first: those since the memory was stored, and before it as
+    /// far back as the window reaches.
     pub fn remember(&mut self, thresholds: &Thresholds, observation: &Observation) {
         let aside = self.memory.accounts.has_set_aside(observation);
         self.rounds.remember(observation);
@@ -469,7 +458,7 @@ impl Track {
         }
     }
 
-    /// What must be stored: everything but the marks that [`Track::restore`] finds again in the observations.
+    /// What must be stored: everything but the marks that [`Track::remember`] finds again in the observations.
     pub fn durable(&self) -> Memory {
         let in_trouble = self.memory.trouble.is_some() || self.memory.bad.count > 0;
         let mut memory = self.memory.clone();

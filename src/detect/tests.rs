@@ -155,6 +155,13 @@ fn every_trace_of_eight_steps_agrees_with_the_reference() {
     }
 }
 
+/// A detector as a daemon that starts has it.
+pub(super) fn restored(memory: Memory, thresholds: &Thresholds, observations: &[Observation]) -> Track {
+    let mut track = Track::resume(memory);
+    observations.iter().for_each(|observation| track.remember(thresholds, observation));
+    track
+}
+
 /// Runs a trace, restarting the detector from what is stored before each step given in `restarts`.
 fn run_with_restarts(thresholds: &Thresholds, trace: &str, restarts: &[usize]) -> Vec<String> {
     let mut track = Track::default();
@@ -163,7 +170,7 @@ fn run_with_restarts(thresholds: &Thresholds, trace: &str, restarts: &[usize]) -
     let mut told = Vec::new();
     for (i, c) in trace.chars().enumerate() {
         if restarts.contains(&i) {
-            track = Track::restore(stored.clone(), thresholds, &observations);
+            track = restored(stored.clone(), thresholds, &observations);
         }
         let observation = observation(i + 1, c);
         for change in track.observe(thresholds, &observation) {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    detect::{Change, Severity, State, Thresholds, Track},
+    detect::{Change, Severity, State, Thresholds, Track, tests::restored},
     observation::{Accept, Correction, Delivery, Fate},
 };
 
@@ -61,7 +61,7 @@ fn run(thresholds: &Thresholds, all: &[Observation], restarts: &[usize]) -> (Tra
     let mut told = Vec::new();
     for (i, o) in all.iter().enumerate() {
         if restarts.contains(&i) {
-            track = Track::restore(stored.clone(), thresholds, &all[..i]);
+            track = restored(stored.clone(), thresholds, &all[..i]);
         }
         told.extend(words(&track.observe(thresholds, o), i + 1));
         let json = serde_json::to_value(track.durable()).expect("plain data");
