@@ -23,6 +23,9 @@ pub const USER: &str = "probe";
 /// Longest wait for a mail to leave postfix before the next.
 const GATE_MAX: Duration = Duration::from_secs(10);
 
+/// How often dovecot is asked whether it has numbered a mail.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+
 /// Everything between a sender and a reader. Ends with its value, the servers in the order in which they hand over.
 pub struct Route {
     pub postfix: Postfix,
@@ -83,10 +86,22 @@ impl Route {
         );
         if unusual.in_order {
             more += &format!("smtpd_recipient_restrictions = check_policy_service inet:{}\n", gate.address);
-            // A mail that arrives while dovecot hands its list of mails to a reader is numbered later, perhaps after the
-            // next one. Whoever asks for the next number has all numbered first.
-            let mut reader = dovecot.client(USER);
-            proxy.settle(move || drop(reader.say("STATUS INBOX (UIDNEXT)")));
+            // A mail that arrives while dovecot reads its folder is numbered later, perhaps after the next one. Whoever
+            // asks for the next number has all numbered first, unless the folder's time is still the same tick: then
+            // dovecot takes it for unchanged, and looks again in a second or two.
+            let (mut reader, mut last) = (dovecot.client(USER), 1);
+            proxy.settle(move || {
+                let begun = Instant::now();
+                loop {
+                    let next = next_uid(&reader.say("STATUS INBOX (UIDNEXT)"));
+                    if next > last {
+                        last = next;
+                        return;
+                    }
+                    assert!(begun.elapsed() < GATE_MAX, "dovecot has numbered no mail: {next}");
+                    std::thread::sleep(ASK_EVERY);
+                }
+            });
         }
         let postfix = Postfix::start_in(&more, &unusual.postfix_environment);
         Self { postfix, proxy, dovecot, ca, _gate: gate, _keys: keys }
@@ -143,6 +158,12 @@ impl Route {
         assert_eq!(all.len(), count, "{subjects:?}");
         all
     }
+}
+
+/// The number of the next mail, as dovecot tells it.
+fn next_uid(status: &str) -> u32 {
+    let number = status.split_once("UIDNEXT ").and_then(|(_, rest)| rest.split_once(')')).map(|(number, _)| number);
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no number: {status}"))
 }
 
 /// Lets a recipient pass when all mails before have left postfix, so that its queue holds one at a time. For one sender
