@@ -25,6 +25,14 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// When the wall clock comes to show this time, if nobody sets it: the present moment if it is past. Exact, so that what
+/// is due at one time wakes at one moment, whenever each was told.
+pub fn when(at: Timestamp) -> Instant {
+    let shows = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let at = Duration::from_millis(u64::try_from(at.as_millis()).unwrap_or(0));
+    instant() + at.saturating_sub(shows)
+}
+
 /// Monotonic time since the first call in this process.
 pub fn uptime() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
@@ -121,6 +129,18 @@ pub fn random_seed() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_of_the_wall_clock_is_a_moment() {
+        let hour = Duration::from_secs(3_600);
+        let (begun, began_at) = (instant(), now());
+        let (moment, past) = (when(began_at + hour), when(began_at - hour));
+        let took = begun.elapsed();
+        // The clock that was read shows whole milliseconds.
+        let ahead = moment - begun;
+        assert!(ahead + Duration::from_millis(1) + took >= hour && ahead <= hour + took, "{ahead:?} in {took:?}");
+        assert!(past >= begun && past <= begun + took);
+    }
 
     #[test]
     fn steps_and_suspends_are_told_from_time_that_passes() {

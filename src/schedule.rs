@@ -2,8 +2,9 @@
 //!
 //! A check with an interval runs on a grid of its own: the instants that lie a fixed offset after the multiples of
 //! its interval. The offset is a hash of the check's name, so thousands of checks with one interval are spread
-//! evenly over it, a restart moves none of them, and every member of a fleet computes the same instants. Cron lines
-//! say themselves when they are due; see [`Cron`]. Nothing here reads a clock.
+//! evenly over it, a restart moves none of them, and every member of a fleet computes the same instants. Offsets come in
+//! steps, so that a few checks begin together and cost one wake. Cron lines say themselves when they are due; see
+//! [`Cron`]. Nothing here reads a clock.
 
 use std::time::Duration;
 
@@ -15,6 +16,14 @@ mod cron;
 /// How many checks begin in a second after a start or a reload, as long as their intervals leave the room: an agent
 /// with 1,000 checks has asked each of them after ten seconds, and a hundred connections a second disturb nobody.
 pub const STARTS_PER_SECOND: u64 = 100;
+
+/// Offsets are multiples of it: what is due at about the same time is due at the same time. A process that is woken for
+/// twenty attempts at once spends a good deal less than one that is woken twenty times, and no check needs to be apart
+/// from others by less.
+const STEP_MS: i64 = 20;
+
+/// At most so many places has an interval, however long it is: the longer it is, the more it takes for some to meet.
+const PLACES_MAX: i64 = 500;
 
 /// Shortest interval of the grid: the resolution of [`Timestamp`].
 const INTERVAL_MIN: Duration = Duration::from_millis(1);
@@ -37,7 +46,8 @@ impl Schedule {
         match self {
             Self::Every(every) => {
                 let every_ms = millis(*every);
-                let offset_ms = share(name, every_ms);
+                let step_ms = step_ms(every_ms);
+                let offset_ms = share(name, every_ms) / step_ms * step_ms;
                 let after_ms = after.as_millis();
                 let into_ms = after_ms.checked_sub(offset_ms)?.rem_euclid(every_ms);
                 after_ms.checked_add(every_ms - into_ms).map(Timestamp::from_millis)
@@ -111,6 +121,11 @@ fn millis(span: Duration) -> i64 {
     i64::try_from(span.max(INTERVAL_MIN).as_millis()).unwrap_or(i64::MAX)
 }
 
+/// How far the places within an interval are apart.
+fn step_ms(every_ms: i64) -> i64 {
+    (every_ms / PLACES_MAX / STEP_MS * STEP_MS).max(STEP_MS)
+}
+
 /// The name's own place within a span: the same in every build and on every machine, even over many names.
 fn share(name: &CheckName, span_ms: i64) -> i64 {
     let place = (u128::from(hash(name.as_str())) * u128::try_from(span_ms).unwrap_or(0)) >> 64;
@@ -130,7 +145,7 @@ fn hash(text: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -178,6 +193,24 @@ mod tests {
     }
 
     #[test]
+    fn a_few_begin_together() {
+        let table = [(10, 20), (100, 20), (1_000, 20), (10_000, 20), (29_000, 40), (30_000, 60), (86_400_000, 172_800)];
+        for (every_ms, step) in table {
+            assert_eq!(step_ms(every_ms), step, "{every_ms}");
+            let schedule = Schedule::Every(Duration::from_millis(every_ms.unsigned_abs()));
+            let start = NOW.as_millis() / every_ms * every_ms;
+            let offset = |n| {
+                let due = schedule.next(&name(&format!("a/{n}")), Timestamp::from_millis(start - 1)).expect("due");
+                due.as_millis() - start
+            };
+            let offsets: BTreeSet<i64> = (0..5_000).map(offset).collect();
+            assert!(offsets.iter().all(|offset| offset % step == 0 && *offset < every_ms), "{every_ms}: {offsets:?}");
+            let places = (every_ms + step - 1) / step;
+            assert!(offsets.len() as i64 > places * 9 / 10, "{every_ms}: {} of {places}", offsets.len());
+        }
+    }
+
+    #[test]
     fn a_lone_check_starts_within_a_second_or_its_interval() {
         for n in 0..500 {
             let name = name(&format!("a/{n}"));
@@ -214,7 +247,8 @@ mod tests {
         for (text, span_ms, offset_ms) in table {
             assert_eq!(share(&name(text), span_ms), offset_ms, "{text}");
         }
-        assert_eq!(every(30).next(&name("mail/submission"), NOW), Some(NOW + Duration::from_millis(1_627)));
+        // In steps of 60 ms.
+        assert_eq!(every(30).next(&name("mail/submission"), NOW), Some(NOW + Duration::from_millis(1_620)));
     }
 
     #[test]

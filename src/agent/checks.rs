@@ -111,7 +111,7 @@ struct Due {
 
 impl Due {
     fn new(at: Timestamp) -> Self {
-        Self { at, instant: clock::instant() + at.since(clock::now()), confirms: None, void: false }
+        Self { at, instant: clock::when(at), confirms: None, void: false }
     }
 
     /// The same, unless `pause` from now is sooner; whatever the latest attempt told.
