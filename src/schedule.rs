@@ -121,9 +121,10 @@ fn millis(span: Duration) -> i64 {
     i64::try_from(span.max(INTERVAL_MIN).as_millis()).unwrap_or(i64::MAX)
 }
 
-/// How far the places within an interval are apart.
+/// How far the places within an interval are apart: the shortest multiple of [`STEP_MS`] that leaves at most
+/// [`PLACES_MAX`].
 fn step_ms(every_ms: i64) -> i64 {
-    (every_ms / PLACES_MAX / STEP_MS * STEP_MS).max(STEP_MS)
+    (every_ms - 1) / (PLACES_MAX * STEP_MS) * STEP_MS + STEP_MS
 }
 
 /// The name's own place within a span: the same in every build and on every machine, even over many names.
@@ -194,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_few_begin_together() {
-        let table = [(10, 20), (100, 20), (1_000, 20), (10_000, 20), (29_000, 40), (30_000, 60), (86_400_000, 172_800)];
+        let table = [(10, 20), (100, 20), (1_000, 20), (10_000, 20), (10_001, 40), (30_000, 60), (86_400_000, 172_800)];
         for (every_ms, step) in table {
             assert_eq!(step_ms(every_ms), step, "{every_ms}");
             let schedule = Schedule::Every(Duration::from_millis(every_ms.unsigned_abs()));
@@ -206,7 +207,11 @@ mod tests {
             let offsets: BTreeSet<i64> = (0..5_000).map(offset).collect();
             assert!(offsets.iter().all(|offset| offset % step == 0 && *offset < every_ms), "{every_ms}: {offsets:?}");
             let places = (every_ms + step - 1) / step;
-            assert!(offsets.len() as i64 > places * 9 / 10, "{every_ms}: {} of {places}", offsets.len());
+            assert!(
+                places <= PLACES_MAX && offsets.len() as i64 > places * 9 / 10,
+                "{every_ms}: {} of {places}",
+                offsets.len()
+            );
         }
     }
 
