@@ -31,6 +31,7 @@ use reqwest::{
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
 };
 use schemars::JsonSchema;
+use tokio::time::Instant;
 
 use self::{
     options::{Raw, Verb},
@@ -72,6 +73,13 @@ const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 /// Most bytes of an answer that are read: only its beginning is told, and a receiver may never stop.
 const REPLY_BYTES_MAX: usize = 16 * 1_024;
+
+/// The last part of the timeout, as a divisor of it, in which the rest of a body is waited for no more: by then the status
+/// alone is judged.
+const BODY_SHARE: u32 = 8;
+
+/// How long what was sent may stay unacknowledged before the system ends a connection.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
 /// Largest template file.
 const TEMPLATE_BYTES_MAX: usize = 64 * 1_024;
@@ -288,7 +296,8 @@ impl Channel for Webhook {
                 Err(error) => return Attempted::Refused { error: format!("the body cannot be made: {error}") },
             };
             let host = self.place();
-            match tokio::time::timeout(self.timeout, self.exchange(net, message, content)).await {
+            let ends = Instant::from_std(clock::instant() + self.timeout);
+            match tokio::time::timeout_at(ends, self.exchange(net, message, content, ends)).await {
                 Ok(Ok(reply)) => prefixed(&host, reply::judge(self.preset, &reply, clock::now())),
                 Ok(Err(error)) => Attempted::Retry { error: format!("{host}: {error}"), retry_after: None },
                 Err(_) => {
@@ -330,8 +339,8 @@ impl Webhook {
         Ok(Made { content_type: HeaderValue::from_static(content_type), headers, body })
     }
 
-    /// One request and the beginning of its answer.
-    async fn exchange(&self, net: &Arc<Net>, message: &Message, made: Made) -> Result<Reply, String> {
+    /// One request and the beginning of its answer; the caller drops it when it `ends`.
+    async fn exchange(&self, net: &Arc<Net>, message: &Message, made: Made, ends: Instant) -> Result<Reply, String> {
         let client = self.client.get_or_init(|| self.client(net)).as_ref().map_err(Clone::clone)?;
         let mut request = client.request(self.method.clone(), self.url.clone());
         request = match &self.login {
@@ -360,13 +369,16 @@ impl Webhook {
         let (retry_after, location) = (header("retry-after"), header("location"));
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        // The status has been given: what goes wrong with the body does not change it.
-        while let Ok(Some(chunk)) = response.chunk().await {
-            body.extend_from_slice(&chunk[..chunk.len().min(REPLY_BYTES_MAX - body.len())]);
-            if body.len() >= REPLY_BYTES_MAX {
-                break;
+        // The status has been given: what goes wrong with the body does not change it, nor that it does not come.
+        let reading = async {
+            while let Ok(Some(chunk)) = response.chunk().await {
+                body.extend_from_slice(&chunk[..chunk.len().min(REPLY_BYTES_MAX - body.len())]);
+                if body.len() >= REPLY_BYTES_MAX {
+                    break;
+                }
             }
-        }
+        };
+        let _ = tokio::time::timeout_at(ends - self.timeout / BODY_SHARE, reading).await;
         Ok(Reply { status, retry_after, location, body: String::from_utf8_lossy(&body).into_owned() })
     }
 
@@ -376,6 +388,8 @@ impl Webhook {
             .redirect(reqwest::redirect::Policy::none())
             // A kept connection would be found dead just when it is needed: alerts are rare.
             .pool_max_idle_per_host(0)
+            // A receiver that takes nothing more must not hold its connection for ever.
+            .tcp_user_timeout(UNACKNOWLEDGED_MAX)
             .dns_resolver(Arc::new(Lookup { net: net.clone(), timeout: self.timeout }));
         builder = builder.tls_backend_preconfigured(match self.url.scheme() {
             "https" => self.tls.config(net, Arc::new(Seen::default()))?,

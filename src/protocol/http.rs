@@ -6,17 +6,18 @@
 //!
 //! The dialogue (RFC 9110, 9112, 9113): resolve → connect → tls (https) → exchange, which is the request and the
 //! answer with its body. A redirect (RFC 9110, section 15.4) is followed by another round of the same phases; to
-//! another origin it goes without credentials and without the headers of the options. Nothing is left on the server
+//! another origin it goes without credentials, without the headers of the options, and never with a body. Nothing is left on the server
 //! but what the request itself does there.
 //!
-//! Bounds: `redirects` hops, `body_max` bytes of the decompressed body, [`HEADERS_MAX`] headers, and the client's own
-//! limit on the size of the head. A body longer than `body_max` is a failure when `expect.body` looks at it, and is
+//! Bounds: `redirects` hops, `body_max` bytes of the decompressed body, [`client::HEADERS_MAX`] headers in
+//! [`client::HEAD_BYTES_MAX`] bytes, interim answers in [`client::UNTIL_HEAD_BYTES_MAX`]. A body longer than `body_max` is a failure when `expect.body` looks at it, and is
 //! otherwise left unread.
 //!
 //! ```yaml
 //! http: { url: "https://mail.example.com/", expect: { status: 200, body: { contains: Inbox } } }
 //! ```
 
+mod body;
 mod client;
 mod expect;
 #[doc(hidden)]
@@ -25,38 +26,40 @@ mod options;
 
 use std::{
     borrow::Cow,
-    net::IpAddr,
-    sync::{Arc, LazyLock, OnceLock},
+    net::{IpAddr, SocketAddr},
+    sync::LazyLock,
 };
 
-use reqwest::{
-    Client, Method, Response,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, USER_AGENT},
-    redirect::Policy,
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, Uri,
+    body::{Bytes, Incoming},
+    header::{
+        ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderMap, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RANGE,
+        USER_AGENT,
+    },
 };
-use url::{Host, Url};
+use url::{Host, Position, Url};
 
 use self::{
-    client::{ConnectHook, Gathering, HOOKS, HandshakeHook, Hooks, ResolveHook, WitnessHook, failure},
+    body::{Body, PIECE_BYTES},
+    client::{Connection, tunnel},
     expect::{Evidence, Expect},
     options::{
-        BODY_MAX, BODY_MAX_MAX, HttpOptions, REDIRECTS, REDIRECTS_MAX, Version, authorization, bounded, expected_names,
-        headers, method, proxy,
+        BODY_MAX, BODY_MAX_MAX, HttpOptions, Proxy, REDIRECTS, REDIRECTS_MAX, Version, authorization, bounded,
+        expected_names, headers, method, proxy,
     },
 };
 use crate::{
-    observation::{Kind, Reason, one_line},
+    observation::{Kind, Phase, Reason, one_line},
     options::Options,
     protocol::{
-        Attempt, Boxed, Net, Probe, Protocol,
+        Attempt, Boxed, Probe, Protocol,
         matcher::{SHOWN_CHARS_MAX, quoted},
-        wire::{Address, Scheme, TlsClient, host_and_port},
+        wire::{Address, Scheme, Stream, TlsClient},
     },
     value::Secret,
 };
-
-/// Most headers of an answer that are read: ten times what usual servers send.
-pub const HEADERS_MAX: usize = 200;
 
 const SCHEMES: &[Scheme] =
     &[Scheme { name: "https", port: Some(443), tls: true }, Scheme { name: "http", port: Some(80), tls: false }];
@@ -88,19 +91,16 @@ struct HttpProbe {
     redirects: usize,
     body_max: usize,
     version: Option<Version>,
-    proxy: Option<Box<Proxied>>,
+    proxy: Option<Box<Proxy>>,
     tls: TlsClient,
     expect: Option<Box<Expect>>,
 }
 
-/// A proxy, and the client that goes through it: other checks share theirs.
-struct Proxied {
-    proxy: reqwest::Proxy,
-    client: OnceLock<Result<Client, String>>,
+/// An answer, and the connection by which its body is still to come.
+struct Answer {
+    connection: Connection,
+    head: Response<Incoming>,
 }
-
-/// The client of all checks that connect in the same way.
-struct Shared(Result<Client, String>);
 
 impl HttpProbe {
     fn build(options: &mut Options<'_>) -> Option<Self> {
@@ -111,7 +111,7 @@ impl HttpProbe {
         let authorization = authorization(options, &raw, address.as_ref());
         let redirects = bounded(options, "redirects", raw.redirects, REDIRECTS, REDIRECTS_MAX);
         let body_max = bounded(options, "body_max", raw.body_max, BODY_MAX, BODY_MAX_MAX);
-        let proxy = proxy(options, raw.proxy.as_deref());
+        let proxy = proxy(options, &raw);
         let alpn: &[&str] = match raw.version {
             None => &["h2", "http/1.1"],
             Some(Version::V1) => &["http/1.1"],
@@ -139,47 +139,10 @@ impl HttpProbe {
             redirects: redirects?,
             body_max: body_max?,
             version: raw.version,
-            proxy: proxy?.map(|proxy| Box::new(Proxied { proxy, client: OnceLock::new() })),
+            proxy: proxy?.map(Box::new),
             tls: tls?,
             expect: Some(raw.expect).filter(|expect| !expect.is_usual()).map(Box::new),
         })
-    }
-
-    /// The client of this check, built at its first attempt: roots and resolver are the process's. It asks for each check in
-    /// that check's own task, where the hooks of the attempt are found.
-    fn client(&self, net: &Net) -> Result<Client, String> {
-        let build = || {
-            let mut tls = self.tls.config(net, Arc::new(WitnessHook))?;
-            tls.resumption = HandshakeHook::resumption();
-            let mut builder = Client::builder()
-                .tls_backend_preconfigured(tls)
-                .tls_info(true)
-                .no_proxy()
-                .pool_max_idle_per_host(0)
-                // For connections that live longer than one answer.
-                .tcp_keepalive(None)
-                .tcp_keepalive_interval(None)
-                .tcp_keepalive_retries(None)
-                .tcp_user_timeout(None)
-                .redirect(Policy::none())
-                .referer(false)
-                .http1_max_headers(HEADERS_MAX)
-                .dns_resolver(ResolveHook)
-                .connector_layer(ConnectHook);
-            builder = match self.version {
-                None => builder,
-                Some(Version::V1) => builder.http1_only(),
-                Some(Version::V2) => builder.http2_prior_knowledge(),
-            };
-            if let Some(proxied) = &self.proxy {
-                builder = builder.proxy(proxied.proxy.clone());
-            }
-            builder.build().map_err(|e| format!("the HTTP client cannot be set up: {}", e.without_url()))
-        };
-        match &self.proxy {
-            Some(proxied) => proxied.client.get_or_init(build).clone(),
-            None => self.tls.shared(|| Shared(build())).0.clone(),
-        }
     }
 
     fn expect(&self) -> &Expect {
@@ -188,47 +151,49 @@ impl HttpProbe {
     }
 
     async fn attempt(&self, cx: &mut Attempt) -> Result<(), Reason> {
-        let hooks = Arc::new(Hooks::new(cx));
-        HOOKS.scope(hooks.clone(), self.attempt_hooked(cx, &hooks)).await
-    }
-
-    async fn attempt_hooked(&self, cx: &mut Attempt, hooks: &Hooks) -> Result<(), Reason> {
-        let client = self.client(cx.net()).map_err(|text| cx.fail(Kind::Own, text))?;
-        let mut gathering = Gathering::begin(cx, hooks);
-        let answer = self.ask(&client, &mut gathering).await?;
-        let evidence = self.read(&mut gathering, answer).await?;
-        gathering.cx.end_phase();
+        let answer = self.ask(cx).await?;
+        let evidence = self.read(cx, answer).await?;
+        cx.end_phase();
         self.expect().judge(&evidence).map_err(|(phase, kind, text)| {
-            let reason = gathering.cx.fail(kind, self.hidden(&text));
+            let reason = cx.fail(kind, self.hidden(&text));
             Reason { phase, ..reason }
         })
     }
 
     /// Sends the request and follows redirects, until an answer is final.
-    async fn ask(&self, client: &Client, gathering: &mut Gathering<'_>) -> Result<Response, Reason> {
+    async fn ask(&self, cx: &mut Attempt) -> Result<Answer, Reason> {
         let mut url = self.url.clone();
         let mut method = self.method.clone();
         let mut visited = Vec::new();
         loop {
-            let answer = self.request(client, gathering, &url, &method).await?;
-            let status = answer.status();
-            let target = answer.headers().get(LOCATION);
-            let follows = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
+            let answer = self.request(cx, &url, &method).await?;
+            let status = answer.head.status().as_u16();
+            let target = answer.head.headers().get(LOCATION);
+            let follows = matches!(status, 301 | 302 | 303 | 307 | 308);
             let (true, Some(target)) = (follows && self.redirects > 0, target) else { return Ok(answer) };
-            if self.expect().wants_redirect(status.as_u16()) {
+            if self.expect().wants_redirect(status) {
                 return Ok(answer);
             }
             let target = String::from_utf8_lossy(target.as_bytes()).into_owned();
             visited.push(url.clone());
-            let next = self.redirect(gathering.cx, &url, &target, &visited)?;
+            let next = self.redirect(cx, &url, &target, &visited)?;
             // RFC 9110, sections 15.4.2 to 15.4.4: 303 always asks by GET, 301 and 302 do so after a POST.
-            if status.as_u16() == 303 && method != Method::HEAD || status.as_u16() < 303 && method == Method::POST {
+            if status == 303 && method != Method::HEAD || status < 303 && method == Method::POST {
                 method = Method::GET;
             }
-            gathering.cx.note(format!("redirect to {}", shown(&next)));
-            gathering.cx.detail("redirects", visited.len());
+            if self.body_for(&method).is_some() && next.origin() != self.url.origin() {
+                let text = format!("redirect to {}, another origin: the body is not sent there", shown(&next));
+                return Err(cx.fail(Kind::Unexpected, text));
+            }
+            cx.note(format!("redirect to {}", shown(&next)));
+            cx.detail("redirects", visited.len());
             url = next;
         }
+    }
+
+    /// The body of a request by this method: a redirect may change it.
+    fn body_for(&self, method: &Method) -> Option<&Secret> {
+        self.body.as_ref().filter(|_| *method == self.method)
     }
 
     /// Where a redirect leads, unless it leads nowhere.
@@ -253,115 +218,144 @@ impl HttpProbe {
         Ok(next)
     }
 
-    async fn request(
-        &self,
-        client: &Client,
-        gathering: &mut Gathering<'_>,
-        url: &Url,
-        method: &Method,
-    ) -> Result<Response, Reason> {
-        let literal = literal(url);
-        if let Some(address) = literal.filter(|address| !gathering.cx.family().takes(address)) {
-            let text = format!("{address} is no {} address", gathering.cx.family().word());
-            return Err(gathering.cx.fail(Kind::NoAddress, text));
+    async fn request(&self, cx: &mut Attempt, url: &Url, method: &Method) -> Result<Answer, Reason> {
+        cx.forget_address();
+        let stream = self.connect(cx, url).await?;
+        let v2 = match (url.scheme(), &self.proxy) {
+            // Without TLS nothing tells whether a proxy can speak it.
+            ("http", Some(_)) => false,
+            ("http", None) => self.version == Some(Version::V2),
+            _ => self.version == Some(Version::V2) || cx.tls_facts().is_some_and(|f| f.alpn.as_deref() == Some("h2")),
+        };
+        let request = self.written(cx, url, method, v2)?;
+        cx.phase(Phase::Exchange);
+        if cx.explains() {
+            cx.sent(format!("{method} {}", shown(url)));
         }
-        gathering.cx.forget_address();
-        gathering.towards(literal, url.port_or_known_default().unwrap_or_default());
-        let mut request = client.request(method.clone(), url.clone());
-        request = request.header(USER_AGENT, concat!("bongsu/", env!("CARGO_PKG_VERSION")));
-        if url.origin() == self.url.origin() {
-            if let Some(headers) = self.headers.as_deref() {
-                request = request.headers(headers.clone());
+        let mut connection = Connection::begin(cx, stream, v2).await?;
+        let head = connection.ask(cx, request).await?;
+        if cx.explains() {
+            cx.received(format!("{:?} {}", head.version(), head.status()));
+            for (name, value) in head.headers() {
+                let line = format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
+                cx.received(self.hidden(&line));
             }
-            if let Some(authorization) = &self.authorization {
-                request = request.header(AUTHORIZATION, authorization.clone());
-            }
         }
-        if let Some(body) = self.body.as_ref().filter(|_| *method == self.method) {
-            request = request.body(body.expose().to_owned());
-        }
-        if gathering.cx.explains() {
-            gathering.cx.sent(format!("{method} {}", shown(url)));
-        }
-        let answer = match request.send().await {
-            Ok(answer) => answer,
-            Err(error) => {
-                let port = url.port_or_known_default().unwrap_or_default();
-                return Err(failure(gathering, error, &host_and_port(url.host_str().unwrap_or_default(), port)));
+        Ok(Answer { connection, head })
+    }
+
+    /// A stream to the server of this URL, or through the proxy to it.
+    async fn connect(&self, cx: &mut Attempt, url: &Url) -> Result<Stream, Reason> {
+        let https = url.scheme() == "https";
+        let port = url.port_or_known_default().unwrap_or_default();
+        let (host, literal) = host(url);
+        let stream = match self.proxy.as_deref() {
+            None => match literal {
+                Some(address) if !cx.family().takes(&address) => {
+                    cx.phase(Phase::Connect);
+                    return Err(cx.fail(Kind::NoAddress, format!("{address} is no {} address", cx.family().word())));
+                }
+                Some(address) => Box::new(cx.connect_any(&[SocketAddr::new(address, port)]).await?),
+                None => cx.connect(&host, port).await?,
+            },
+            Some(proxy) => {
+                let stream = cx.dial(&proxy.endpoint).await?;
+                if !https {
+                    return Ok(stream);
+                }
+                let authority = format!("{}:{port}", url.host_str().unwrap_or_default());
+                tunnel(cx, stream, &authority, proxy.authorization.as_ref()).await?
             }
         };
-        gathering.flush();
-        self.note(gathering, &answer);
-        Ok(answer)
+        if https { cx.tls(stream, &self.tls, &host).await } else { Ok(stream) }
+    }
+
+    /// The request as it is sent.
+    fn written(&self, cx: &Attempt, url: &Url, method: &Method, v2: bool) -> Result<Request<Full<Bytes>>, Reason> {
+        let mut headers = HeaderMap::new();
+        let own = url.origin() == self.url.origin();
+        if let Some(own) = self.headers.as_deref().filter(|_| own) {
+            headers.clone_from(own);
+        }
+        if let Some(authorization) = self.authorization.as_ref().filter(|_| own) {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+        let proxied = self.proxy.as_deref().filter(|_| url.scheme() == "http");
+        if let Some(authorization) = proxied.and_then(|proxy| proxy.authorization.as_ref()) {
+            headers.insert(PROXY_AUTHORIZATION, authorization.clone());
+        }
+        let agent = HeaderValue::from_static(concat!("bongsu/", env!("CARGO_PKG_VERSION")));
+        headers.entry(USER_AGENT).or_insert(agent);
+        headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        // A part of something packed cannot be unpacked.
+        if !headers.contains_key(RANGE) {
+            headers.entry(ACCEPT_ENCODING).or_insert(HeaderValue::from_static(body::ACCEPTED));
+        }
+        let unsendable = |what: &str| cx.fail(Kind::Protocol, format!("{} {what}", shown(url)));
+        let authority = &url[Position::BeforeHost..Position::AfterPort];
+        let path = &url[Position::BeforePath..Position::AfterQuery];
+        // RFC 9113, section 8.3.1: there the host is a part of the target.
+        let host = match headers.remove(HOST) {
+            Some(host) => host,
+            None => HeaderValue::from_str(authority).map_err(|_| unsendable("names a host that cannot be sent"))?,
+        };
+        let target = if v2 {
+            let authority = host.to_str().map_err(|_| unsendable("is asked by a `Host` that HTTP/2 cannot send"))?;
+            format!("{}://{authority}{path}", url.scheme())
+        } else {
+            headers.insert(HOST, host);
+            if proxied.is_some() { format!("{}://{authority}{path}", url.scheme()) } else { path.to_owned() }
+        };
+        let target = Uri::try_from(target).map_err(|error| unsendable(&format!("cannot be asked for: {error}")))?;
+        let body = self.body_for(method).map(|body| Bytes::copy_from_slice(body.expose().as_bytes()));
+        let mut request = Request::new(Full::new(body.unwrap_or_default()));
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = target;
+        *request.headers_mut() = headers;
+        Ok(request)
     }
 
     /// Reads the body as far as it is allowed.
-    async fn read(&self, gathering: &mut Gathering<'_>, mut answer: Response) -> Result<Evidence, Reason> {
-        let headers = answer.headers().iter().filter(|(name, _)| self.expect().wants_header(name.as_str()));
+    async fn read(&self, cx: &mut Attempt, answer: Answer) -> Result<Evidence, Reason> {
+        let Answer { mut connection, head } = answer;
+        let (head, mut incoming) = head.into_parts();
+        let headers = head.headers.iter().filter(|(name, _)| self.expect().wants_header(name.as_str()));
         let headers = headers.map(|(k, v)| (k.to_string(), String::from_utf8_lossy(v.as_bytes()).into_owned()));
-        let facts = gathering.cx.tls_facts();
-        let certificate = facts.and_then(|facts| facts.not_after.zip(facts.days_left));
-        let mut evidence = Evidence {
-            status: answer.status().as_u16(),
-            headers: headers.collect(),
-            certificate,
-            ..Evidence::default()
-        };
-        gathering.cx.detail("status", evidence.status);
-        gathering.cx.detail("http", format!("{:?}", answer.version()));
-        let mut bytes = 0;
-        loop {
-            let chunk = match answer.chunk().await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(error) => return Err(failure(gathering, error, "")),
-            };
-            let room = self.body_max - bytes;
-            evidence.cut = chunk.len() > room;
-            let taken = &chunk[..chunk.len().min(room)];
-            bytes += taken.len();
-            if self.expect().wants_body() || gathering.cx.explains() {
-                evidence.body.extend_from_slice(taken);
-            }
-            if evidence.cut {
+        let certificate = cx.tls_facts().and_then(|facts| facts.not_after.zip(facts.days_left));
+        let mut evidence =
+            Evidence { status: head.status.as_u16(), headers: headers.collect(), certificate, ..Evidence::default() };
+        cx.detail("status", evidence.status);
+        cx.detail("http", format!("{:?}", head.version));
+        let mut body = Body::new(&head.headers, self.body_max, self.expect().wants_body() || cx.explains());
+        let broken = |cx: &Attempt, error: body::Broken| cx.fail(Kind::Protocol, error.to_string());
+        'reading: loop {
+            let Some(chunk) = connection.chunk(cx, &mut incoming).await? else {
+                body.end().map_err(|error| broken(cx, error))?;
                 break;
+            };
+            for piece in chunk.chunks(PIECE_BYTES) {
+                body.feed(piece).map_err(|error| broken(cx, error))?;
+                if body.taken().cut {
+                    break 'reading;
+                }
+                tokio::task::consume_budget().await;
             }
         }
-        gathering.cx.detail("bytes", bytes);
-        if gathering.cx.explains() && !evidence.body.is_empty() {
+        let taken = body.taken();
+        evidence.cut = taken.cut;
+        evidence.body = std::mem::take(&mut taken.kept);
+        cx.detail("bytes", taken.bytes);
+        connection.close().await;
+        if cx.explains() && !evidence.body.is_empty() {
             let beginning = &evidence.body[..evidence.body.len().min(4 * SHOWN_CHARS_MAX)];
             let beginning = one_line(&String::from_utf8_lossy(beginning), SHOWN_CHARS_MAX);
-            gathering.cx.received(self.hidden(&beginning));
+            cx.received(self.hidden(&beginning));
         }
         if evidence.cut && self.expect().wants_body() {
             let text = format!("the body is longer than body_max, {} bytes", self.body_max);
-            return Err(gathering.cx.fail(Kind::TooLarge, text));
+            return Err(cx.fail(Kind::TooLarge, text));
         }
         Ok(evidence)
-    }
-
-    /// Notes what the head of an answer says.
-    fn note(&self, gathering: &mut Gathering<'_>, answer: &Response) {
-        if let Some(address) = answer.remote_addr() {
-            gathering.cx.set_address(address);
-            gathering.towards(Some(address.ip()), address.port());
-        }
-        if let Some(info) = answer.extensions().get::<reqwest::tls::TlsInfo>() {
-            let version = info.version().map(|version| match version {
-                reqwest::tls::Version::TLS_1_2 => "1.2".to_owned(),
-                reqwest::tls::Version::TLS_1_3 => "1.3".to_owned(),
-                other => format!("{other:?}"),
-            });
-            let alpn = (answer.version() == reqwest::Version::HTTP_2).then_some("h2");
-            gathering.certificate(version, alpn);
-        }
-        if gathering.cx.explains() {
-            gathering.cx.received(format!("{:?} {}", answer.version(), answer.status()));
-            for (name, value) in answer.headers() {
-                let line = format!("{name}: {}", String::from_utf8_lossy(value.as_bytes()));
-                gathering.cx.received(self.hidden(&line));
-            }
-        }
     }
 
     /// A text of the server's without our basic authentication, which a server may well echo; the password in it is
@@ -394,11 +388,13 @@ fn shown(url: &Url) -> String {
     one_line(&url.as_str().replace("%E2%80%A6", "…"), 2 * SHOWN_CHARS_MAX)
 }
 
-fn literal(url: &Url) -> Option<IpAddr> {
-    match url.host()? {
-        Host::Ipv4(address) => Some(address.into()),
-        Host::Ipv6(address) => Some(address.into()),
-        Host::Domain(_) => None,
+/// The host of a URL without brackets, and the address if it is one.
+fn host(url: &Url) -> (Cow<'_, str>, Option<IpAddr>) {
+    match url.host() {
+        Some(Host::Ipv4(address)) => (address.to_string().into(), Some(address.into())),
+        Some(Host::Ipv6(address)) => (address.to_string().into(), Some(address.into())),
+        Some(Host::Domain(name)) => (name.into(), None),
+        None => ("".into(), None),
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{
 enum Act {
     /// Answers so.
     Say(&'static str),
+    /// Answers so, and leaves the connection open.
+    SayAndHang(&'static str),
     /// Reads the request and never answers.
     Hang,
     /// Answers 500 with a body that never ends.
@@ -62,7 +64,10 @@ async fn receiver(listener: TcpListener, acts: Vec<Act>) -> Vec<Seen> {
         seen.push(request);
         match act {
             Act::Say(answer) => stream.write_all(answer.as_bytes()).await.expect("an open connection"),
-            Act::Hang => {
+            Act::Hang | Act::SayAndHang(_) => {
+                if let Act::SayAndHang(answer) = act {
+                    stream.write_all(answer.as_bytes()).await.expect("an open connection");
+                }
                 let mut byte = [0];
                 let _ = stream.read(&mut byte).await;
             }
@@ -175,6 +180,19 @@ async fn a_receiver_that_hangs_or_never_ends_is_left_in_time() {
         "{results:?}"
     );
     assert!(error(&results[1]).len() < 400);
+}
+
+#[tokio::test]
+async fn a_status_counts_though_its_body_never_comes() {
+    let stalled = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n";
+    let no = "HTTP/1.1 404 No\r\ncontent-length: 99\r\n\r\nno_team";
+    let acts = vec![Act::SayAndHang(stalled), Act::SayAndHang(no)];
+    let (results, _) = play("timeout: 600ms", &message(), acts).await;
+    assert_eq!(results[0], Attempted::Delivered);
+    assert!(
+        matches!(&results[1], Attempted::Refused { error } if error.contains("answers 404: no_team")),
+        "{results:?}"
+    );
 }
 
 #[tokio::test]

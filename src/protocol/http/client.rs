@@ -1,349 +1,325 @@
-//! reqwest with its phases told apart: hooks in the resolver, the connector and the TLS session store mark the
-//! moments, and a guard carries them into the attempt even when it is dropped at its deadline.
+//! HTTP over the streams of the one dialer: hyper writes the request and reads the answer.
 //!
-//! One client serves many checks (it takes kilobytes), and the hooks are the client's. Which check they are called for is
-//! told by the task they are called in: a client without a pool connects within the request, never in a task of its own.
+//! A connection is driven by the task that waits for its answer, and only while it waits. So nothing runs on by itself,
+//! and of an attempt that is dropped at its deadline nothing is left, whatever the server still wants to be told.
 //!
-//! The order of the marks: the connector is called (connect) → the resolver is called (that was resolve) → the
-//! resolver returns (connect) → rustls looks for a session (tls) → the connector returns (exchange).
+//! Until the head of the answer is there, a server may send without end what is no answer: interim heads (1xx; RFC 9110,
+//! section 15.2), pings and settings (RFC 9113, section 6). hyper reads on as long as there is something to read, so what
+//! comes before the head is counted here, and bounded.
 
 use std::{
     error::Error as _,
     fmt, io,
-    net::{IpAddr, SocketAddr},
-    pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
-    time::Instant,
 };
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use rustls::{
-    NamedGroup,
-    client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue},
-    pki_types::{CertificateDer, ServerName},
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::{http1, http2},
+    header::{HOST, HeaderValue, PROXY_AUTHORIZATION},
+    rt::Executor,
 };
-use tower::{Layer, Service};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
-    clock,
     observation::{Kind, Phase, Reason},
-    protocol::wire::{
-        Attempt, Family, Net, Seen, Witness, below, certificate_facts, io_kind, io_text, tls_error_within, tls_failure,
-    },
+    protocol::wire::{Attempt, Stream, below, io_kind, io_text, tls_error_within, tls_failure},
 };
 
-tokio::task_local! {
-    /// What the hooks called in this task are for.
-    pub static HOOKS: Arc<Hooks>;
+/// Most headers of an answer that are read: ten times what usual servers send.
+pub const HEADERS_MAX: usize = 200;
+
+/// Longest head of an answer in bytes, over HTTP/1.1 and, unpacked, over HTTP/2: servers send a few thousand.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Most bytes taken from a server until the head of its answer is complete: with it, whatever came before it.
+pub const UNTIL_HEAD_BYTES_MAX: usize = 3 * HEAD_BYTES_MAX;
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A connection for one request.
+pub struct Connection {
+    sender: Sender,
+    driver: Driver,
+    until_head: Arc<AtomicUsize>,
 }
 
-/// What the hooks called for one attempt share.
-pub struct Hooks {
-    slot: Mutex<Slot>,
-    /// The chain the server showed last.
-    pub seen: Arc<Seen>,
+enum Sender {
+    V1(http1::SendRequest<Full<Bytes>>),
+    V2(http2::SendRequest<Full<Bytes>>),
 }
 
-struct Slot {
-    net: Arc<Net>,
-    family: Family,
-    deadline: Option<Instant>,
-    marks: Vec<(Phase, Instant)>,
-    addresses: Vec<IpAddr>,
-    port: u16,
-    notes: Vec<String>,
+enum Driver {
+    V1(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
+    V2 {
+        connection: http2::Connection<TokioIo<Counted>, Full<Bytes>, Begun>,
+        begun: Begun,
+        running: FuturesUnordered<Task>,
+    },
+    Ended(Option<hyper::Error>),
 }
 
-impl fmt::Debug for Hooks {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Hooks")
+impl Connection {
+    /// Begins to speak HTTP/1.1, or HTTP/2 when `v2`, over this stream.
+    ///
+    /// # Errors
+    /// When the stream breaks at once.
+    pub async fn begin(cx: &Attempt, stream: Stream, v2: bool) -> Result<Self, Reason> {
+        let until_head = Arc::new(AtomicUsize::new(UNTIL_HEAD_BYTES_MAX));
+        let stream = TokioIo::new(Counted { stream, until_head: until_head.clone() });
+        if v2 {
+            let begun = Begun::default();
+            let mut builder = http2::Builder::new(begun.clone());
+            builder.max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX));
+            let (sender, connection) = builder.handshake(stream).await.map_err(|error| failure(cx, &error))?;
+            let driver = Driver::V2 { connection, begun, running: FuturesUnordered::new() };
+            return Ok(Self { sender: Sender::V2(sender), driver, until_head });
+        }
+        let mut builder = http1::Builder::new();
+        builder.max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
+        let (sender, connection) = builder.handshake(stream).await.map_err(|error| failure(cx, &error))?;
+        Ok(Self { sender: Sender::V1(sender), driver: Driver::V1(Box::pin(connection.with_upgrades())), until_head })
     }
-}
 
-impl Hooks {
-    /// For this attempt, which has seen nothing yet.
-    pub fn new(cx: &Attempt) -> Self {
-        let slot = Slot {
-            net: cx.net().clone(),
-            family: cx.family(),
-            deadline: cx.deadline(),
-            marks: Vec::new(),
-            addresses: Vec::new(),
-            port: 0,
-            notes: Vec::new(),
+    /// Sends the request and waits for the head of the answer.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the answer is no HTTP, or its head too large.
+    pub async fn ask(&mut self, cx: &Attempt, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Reason> {
+        let Self { sender, driver, until_head } = self;
+        let answer = match sender {
+            Sender::V1(sender) => driver.with(sender.send_request(request)).await,
+            Sender::V2(sender) => driver.with(sender.send_request(request)).await,
         };
-        Self { slot: Mutex::new(slot), seen: Arc::default() }
+        let answer = answer.map_err(|error| driver.failure(cx, &error))?;
+        until_head.store(usize::MAX, Ordering::Relaxed);
+        Ok(answer)
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// When the connection breaks, or the body is not framed as HTTP has it.
+    pub async fn chunk(&mut self, cx: &Attempt, body: &mut Incoming) -> Result<Option<Bytes>, Reason> {
+        loop {
+            match self.driver.with(body.frame()).await {
+                // What is no data is trailers, which nobody asks for.
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_) => continue,
+                },
+                Some(Err(error)) => return Err(self.driver.failure(cx, &error)),
+                None => return Ok(None),
+            }
+        }
     }
 
-    /// Those of the check that this task asks for, if it asks for one.
-    fn current() -> Option<Arc<Self>> {
-        HOOKS.try_with(Arc::clone).ok()
+    /// Says goodbye as far as it can be said without waiting: what TLS and HTTP/2 send before the connection is closed.
+    pub async fn close(self) {
+        let Self { sender, mut driver, .. } = self;
+        drop(sender);
+        std::future::poll_fn(|context| Poll::Ready(driver.drive(context))).await;
+    }
+}
+
+impl Driver {
+    /// Drives the connection until this is ready.
+    async fn with<T>(&mut self, waited: impl Future<Output = T>) -> T {
+        let mut waited = pin!(waited);
+        std::future::poll_fn(|context| {
+            if let Poll::Ready(value) = waited.as_mut().poll(context) {
+                return Poll::Ready(value);
+            }
+            self.drive(context);
+            waited.as_mut().poll(context)
+        })
+        .await
     }
 
-    fn mark(&self, phase: Phase) {
-        self.slot().marks.push((phase, clock::instant()));
+    fn drive(&mut self, context: &mut Context<'_>) {
+        let ended = match self {
+            Self::V1(connection) => connection.as_mut().poll(context),
+            Self::V2 { connection, begun, running } => {
+                let ended = Pin::new(connection).poll(context);
+                // What they begin in their turn is driven as well.
+                loop {
+                    running.extend(begun.take());
+                    while let Poll::Ready(Some(())) = running.poll_next_unpin(context) {}
+                    if begun.is_empty() {
+                        break;
+                    }
+                }
+                // The tasks still have something to say when the connection itself is done.
+                if running.is_empty() { ended } else { Poll::Pending }
+            }
+            Self::Ended(_) => return,
+        };
+        if let Poll::Ready(result) = ended {
+            *self = Self::Ended(result.err());
+        }
     }
 
-    /// The connector's first step turned out to be the resolver's.
-    fn mark_resolve(&self) {
-        let mut slot = self.slot();
-        let now = clock::instant();
-        match slot.marks.last_mut() {
-            Some((phase @ Phase::Connect, _)) => *phase = Phase::Resolve,
-            _ => slot.marks.push((Phase::Resolve, now)),
+    /// What an error means; that of the connection says more than that of the request which it ended.
+    fn failure(&self, cx: &Attempt, error: &hyper::Error) -> Reason {
+        match self {
+            Self::Ended(Some(cause)) if error.is_canceled() => failure(cx, cause),
+            _ => failure(cx, error),
         }
     }
 }
 
-/// Carries what the hooks see into the attempt: at every [`Gathering::flush`], and when it is dropped.
-pub struct Gathering<'a> {
-    /// The attempt.
-    pub cx: &'a mut Attempt,
-    hooks: &'a Hooks,
-}
+/// The tasks that HTTP/2 begins, until the driver takes them.
+#[derive(Clone, Default)]
+struct Begun(Arc<Mutex<Vec<Task>>>);
 
-impl<'a> Gathering<'a> {
-    /// Begins to gather for this attempt.
-    pub fn begin(cx: &'a mut Attempt, hooks: &'a Hooks) -> Self {
-        Self { cx, hooks }
+impl Begun {
+    fn take(&self) -> Vec<Task> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Carries over what has been seen so far.
-    pub fn flush(&mut self) {
-        let mut slot = self.hooks.slot();
-        for (phase, at) in slot.marks.drain(..) {
-            self.cx.phase_at(phase, at);
-        }
-        for note in slot.notes.drain(..) {
-            self.cx.note(note);
-        }
-    }
-
-    /// The addresses of the latest host that was resolved; forgotten before the next request.
-    pub fn addresses(&self) -> Vec<IpAddr> {
-        self.hooks.slot().addresses.clone()
-    }
-
-    /// Notes where the next request goes, as far as it is known before its host is resolved.
-    pub fn towards(&mut self, literal: Option<IpAddr>, port: u16) {
-        let mut slot = self.hooks.slot();
-        slot.addresses = literal.into_iter().collect();
-        slot.port = port;
-    }
-
-    /// The certificate shown by the latest server, if any, with the version of TLS if it is known.
-    pub fn certificate(&mut self, version: Option<String>, alpn: Option<&str>) {
-        let chain = self.hooks.seen.chain();
-        if chain.is_empty() {
-            return;
-        }
-        let mut facts = certificate_facts(&chain, self.cx.at());
-        facts.version = version.unwrap_or_default();
-        facts.alpn = alpn.map(Into::into);
-        self.cx.set_tls_facts(facts);
+    fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }
 
-impl Drop for Gathering<'_> {
-    fn drop(&mut self) {
-        self.flush();
-        if self.cx.tls_facts().is_none() {
-            self.certificate(None, None);
-        }
-        let slot = self.hooks.slot();
-        // The client does not say which address it tried last; with a single one there is no doubt.
-        if let [one] = slot.addresses[..] {
-            self.cx.set_address(SocketAddr::new(one, slot.port));
-        }
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Begun {
+    fn execute(&self, future: F) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(future));
     }
+}
+
+/// Asks a proxy for a tunnel to `authority`, a host with its port (RFC 9110, section 9.3.6), and gives the stream through
+/// it.
+///
+/// # Errors
+/// When the proxy refuses, or its answer is no HTTP.
+pub async fn tunnel(
+    cx: &mut Attempt,
+    stream: Stream,
+    authority: &str,
+    authorization: Option<&HeaderValue>,
+) -> Result<Stream, Reason> {
+    cx.phase(Phase::Connect);
+    let mut connection = Connection::begin(cx, stream, false).await?;
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority).header(HOST, authority);
+    if let Some(authorization) = authorization {
+        request = request.header(PROXY_AUTHORIZATION, authorization);
+    }
+    let request = request.body(Full::default());
+    let request =
+        request.map_err(|error| cx.fail(Kind::Protocol, format!("{authority} cannot be asked for: {error}")))?;
+    let answer = connection.ask(cx, request).await?;
+    if !answer.status().is_success() {
+        let text = format!("the proxy answers {} when asked for {authority}", answer.status());
+        return Err(cx.fail(Kind::Rejected, text));
+    }
+    let through = connection.driver.with(hyper::upgrade::on(answer)).await;
+    let through = through.map_err(|error| failure(cx, &error))?;
+    cx.end_phase();
+    Ok(Box::new(TokioIo::new(through)))
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// The hooks
+// What comes before the head
 
-/// The resolver of a client.
-pub struct ResolveHook;
+/// A stream of which only so much is read until the head of the answer is there.
+struct Counted {
+    stream: Stream,
+    until_head: Arc<AtomicUsize>,
+}
 
-/// A failed lookup on its way through the client.
+/// More came before the head was complete than is taken.
 #[derive(Debug)]
-pub struct LookupFailed(pub Kind, pub String);
+struct TooMuch;
 
-impl fmt::Display for LookupFailed {
+impl fmt::Display for TooMuch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.1)
+        write!(f, "{UNTIL_HEAD_BYTES_MAX} bytes came, and the head of the answer is not complete")
     }
 }
 
-impl std::error::Error for LookupFailed {}
+impl std::error::Error for TooMuch {}
 
-impl Resolve for ResolveHook {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let none = || LookupFailed(Kind::Own, "the resolver was called outside of an attempt".into());
-            let hooks = Hooks::current().ok_or_else(none)?;
-            hooks.mark_resolve();
-            let (net, family, deadline) = {
-                let slot = hooks.slot();
-                (slot.net.clone(), slot.family, slot.deadline)
-            };
-            let addresses = net.resolver().lookup(name.as_str(), family, deadline).await;
-            let addresses = addresses.map_err(|(kind, text)| LookupFailed(kind, text))?;
-            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            let mut slot = hooks.slot();
-            slot.marks.push((Phase::Connect, clock::instant()));
-            slot.notes.push(format!("{} is {}", name.as_str(), list.join(", ")));
-            slot.addresses.clone_from(&addresses);
-            Ok(Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
-        })
-    }
-}
-
-/// A session store that stores nothing and marks the moment at which a handshake begins.
-#[derive(Debug)]
-pub struct HandshakeHook;
-
-impl HandshakeHook {
-    /// As the resumption of a configuration.
-    pub fn resumption() -> Resumption {
-        Resumption::store(Arc::new(Self))
-    }
-}
-
-/// Notes the chains that servers show.
-#[derive(Debug)]
-pub struct WitnessHook;
-
-impl Witness for WitnessHook {
-    fn shown(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) {
-        if let Some(hooks) = Hooks::current() {
-            hooks.seen.shown(leaf, rest);
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let room = self.until_head.load(Ordering::Relaxed);
+        if room == 0 {
+            return Poll::Ready(Err(io::Error::other(TooMuch)));
         }
-    }
-}
-
-impl ClientSessionStore for HandshakeHook {
-    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
-    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
-        if let Some(hooks) = Hooks::current() {
-            hooks.mark(Phase::Tls);
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if room != usize::MAX {
+            let read = buffer.filled().len() - before;
+            self.until_head.store(room.saturating_sub(read), Ordering::Relaxed);
         }
-        None
-    }
-    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
-    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
-        None
-    }
-    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
-    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {}
-    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
-        None
+        polled
     }
 }
 
-/// Marks the start and the end of the connector.
-#[derive(Clone)]
-pub struct ConnectHook;
-
-/// A connector between two marks.
-#[derive(Clone)]
-pub struct Marked<S>(S);
-
-impl<S> Layer<S> for ConnectHook {
-    type Service = Marked<S>;
-    fn layer(&self, inner: S) -> Marked<S> {
-        Marked(inner)
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
-}
-
-impl<S, R> Service<R> for Marked<S>
-where
-    S: Service<R>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
-
-    fn call(&mut self, request: R) -> Self::Future {
-        let hooks = Hooks::current();
-        if let Some(hooks) = &hooks {
-            hooks.mark(Phase::Connect);
-        }
-        let connecting = self.0.call(request);
-        Box::pin(async move {
-            let connected = connecting.await;
-            // A failed connection stays in the phase in which it failed.
-            if let (Ok(_), Some(hooks)) = (&connected, hooks) {
-                hooks.mark(Phase::Exchange);
-            }
-            connected
-        })
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
     }
 }
 
 // ---------------------------------------------------------------------------------------------------------------
 // Errors
 
-/// What an error of the client means. Its own words may hold the URL, so only its causes are told.
-pub fn failure(gathering: &mut Gathering<'_>, error: reqwest::Error, place: &str) -> Reason {
-    gathering.flush();
-    gathering.certificate(None, None);
-    let cx = &*gathering.cx;
-    if let Some(error) = tls_error_within(&error) {
+/// What an error of hyper's means.
+fn failure(cx: &Attempt, error: &hyper::Error) -> Reason {
+    if let Some(error) = tls_error_within(error) {
         let (kind, text) = tls_failure(error, cx.tls_facts(), cx.at());
         return cx.fail(kind, text);
     }
-    let mut innermost = String::new();
+    let closed = "the server closed the connection before its answer was complete";
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return cx.fail(Kind::Closed, closed);
+    }
+    let mut innermost = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(LookupFailed(kind, text)) = error.downcast_ref() {
-            return cx.fail(*kind, text);
-        }
-        let io: Option<&io::Error> = error.downcast_ref();
-        if let Some(error) = io.filter(|error| error.get_ref().is_none() || io_kind(error) != Kind::Protocol) {
-            return cx.fail(io_kind(error), io_told(cx, error, &gathering.addresses(), place));
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            if let Some(much) = error.get_ref().and_then(|inner| inner.downcast_ref::<TooMuch>()) {
+                return cx.fail(Kind::TooLarge, much.to_string());
+            }
+            if error.get_ref().is_none() || io_kind(error) != Kind::Protocol {
+                return cx.fail(io_kind(error), io_text(error));
+            }
         }
         innermost = error.to_string();
         cause = below(error);
     }
-    if innermost.is_empty() {
-        innermost = error.without_url().to_string();
-    }
-    let ended = ["before message", "before end", "closed before", "unexpected EOF", "unexpected end"];
-    let packed = ["gzip", "deflate", "corrupt"];
-    let says = |words: &[&str]| words.iter().any(|word| innermost.contains(word));
-    let (kind, text) = if says(&ended) {
-        (Kind::Closed, "the server closed the connection before its answer was complete".into())
+    let ended = ["before end", "closed before", "unexpected EOF", "unexpected end"];
+    if ended.iter().any(|words| innermost.contains(words)) {
+        cx.fail(Kind::Closed, closed)
     } else if innermost.contains("head is too large") {
-        (Kind::TooLarge, "the headers of the answer, or the length they announce, are too large".into())
-    } else if says(&packed) {
-        (Kind::Protocol, format!("the compressed body of the answer is broken: {innermost}"))
+        cx.fail(Kind::TooLarge, "the headers of the answer, or the length they announce, are too large")
     } else {
-        (Kind::Protocol, format!("not a proper HTTP answer: {innermost}"))
-    };
-    cx.fail(kind, text)
-}
-
-/// An error of I/O in words; while connecting, with the address, or with all of them when there are several.
-fn io_told(cx: &Attempt, error: &io::Error, addresses: &[IpAddr], place: &str) -> String {
-    let words = io_text(error);
-    match (cx.current_phase(), addresses) {
-        (Phase::Connect, [address]) => format!("{place} ({address}): {words}"),
-        (Phase::Connect, [_, _, ..]) => {
-            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            format!("{place} ({}): {words}", list.join(", "))
-        }
-        (Phase::Connect, []) => format!("{place}: {words}"),
-        (Phase::Tls, _) => format!("{words} during the TLS handshake"),
-        _ => words,
+        cx.fail(Kind::Protocol, format!("not a proper HTTP answer: {innermost}"))
     }
 }

@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use reqwest::{
+use hyper::{
     Method,
     header::{HeaderMap, HeaderName, HeaderValue},
 };
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::expect::Expect;
 use crate::{
     options::Options,
-    protocol::wire::{Address, Scheme, TlsOptions},
+    protocol::wire::{Address, Endpoint, Scheme, TlsOptions},
     value::Secret,
 };
 
@@ -159,10 +159,7 @@ pub(super) fn authorization(
             options.problem("password", "a password needs its user name", Some("add `username`"));
             return None;
         }
-        (None, Some(username), password) => {
-            let password = password.unwrap_or_default();
-            format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose())))
-        }
+        (None, Some(username), password) => basic(&username, password.unwrap_or_default().expose()),
     };
     match HeaderValue::from_str(&text) {
         Ok(mut value) => {
@@ -191,25 +188,35 @@ pub(super) fn bounded(
     Some(value)
 }
 
+/// A proxy, and what it is told of who asks.
+pub struct Proxy {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Basic authentication, if it is wanted.
+    pub authorization: Option<HeaderValue>,
+}
+
 /// `Some(None)` when no proxy is wanted.
-pub(super) fn proxy(options: &mut Options<'_>, raw: Option<&str>) -> Option<Option<reqwest::Proxy>> {
-    let Some(text) = raw else { return Some(None) };
+pub(super) fn proxy(options: &mut Options<'_>, raw: &HttpOptions) -> Option<Option<Proxy>> {
+    let Some(text) = &raw.proxy else { return Some(None) };
     let schemes =
         [Scheme { name: "http", port: Some(80), tls: false }, Scheme { name: "https", port: Some(443), tls: true }];
     let address = Address::read(options, "proxy", text, &schemes)?;
-    match reqwest::Proxy::all(address.url.as_str()) {
-        Ok(proxy) => Some(Some(match (&address.username, &address.password) {
-            (Some(username), password) => {
-                proxy.basic_auth(username, password.as_ref().map_or("", |password| password.expose()))
-            }
-            _ => proxy,
-        })),
-        Err(error) => {
-            let text = format!("this is no proxy: {}", error.without_url());
-            options.problem("proxy", text, Some("write it as http://host:port"));
-            None
-        }
-    }
+    // The name in the options is that of the server behind it.
+    let tls = TlsOptions { server_name: None, ..raw.tls.clone() };
+    let tls = if address.scheme.tls { Some(tls.client(&mut options.child("tls"), &["http/1.1"])?) } else { None };
+    let authorization = address.username.as_ref().map(|username| {
+        let password = address.password.as_ref().map_or("", |password| password.expose());
+        let mut value = HeaderValue::from_str(&basic(username, password)).expect("Base64 can be sent in a header");
+        value.set_sensitive(true);
+        value
+    });
+    Some(Some(Proxy { endpoint: address.endpoint(tls), authorization }))
+}
+
+/// The value of `Authorization` (RFC 7617).
+fn basic(username: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
 }
 
 pub(super) fn expected_names(options: &mut Options<'_>, expect: &Expect) -> Option<()> {

@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     observation::{Outcome, Phase},
     protocol::{
+        Net,
         testing::{SECRET, Seen, problems, run, run_with, serve, serve_all, silent},
         wire::Family,
     },
@@ -163,6 +164,19 @@ fn hostile_servers_are_bounded() {
         assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Exchange, kind), "{seen:?}");
         assert!(seen.reason().text.contains(expected), "{seen:?}");
     }
+    // Interim answers without end, by which no answer ever comes (RFC 9110, section 15.2).
+    let flood = serve(|mut s| {
+        head(&mut s);
+        let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000);
+        while s.write_all(interim.as_bytes()).is_ok() {}
+    });
+    let seen = get(flood, "");
+    assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Exchange, Kind::TooLarge), "{seen:?}");
+    assert!(seen.reason().text.contains("196608 bytes came, and the head of the answer is not complete"), "{seen:?}");
+    // A few before the answer are none of the answer's (section 15.2.1 and RFC 8297).
+    let hinted = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n\
+                  HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    assert_eq!(get(answering(hinted), "expect: { status: 200, body: { equals: ok } }").outcome(), Outcome::Ok);
     // An endless body that nobody looks at is left unread.
     let endless = serve(|mut s| {
         head(&mut s);
@@ -187,6 +201,64 @@ fn a_gzip_bomb_is_bounded_by_its_decompressed_size() {
     });
     let seen = get(address, "expect: { body: { contains: a } }");
     assert_eq!((seen.reason().kind, seen.reason().phase), (Kind::TooLarge, Phase::Exchange), "{seen:?}");
+}
+
+#[test]
+fn packed_bodies_are_unpacked() {
+    let packed = |program: &str| {
+        let output =
+            std::process::Command::new("sh").args(["-c", &format!("printf 'all is well' | {program}")]).output();
+        output.expect("sh and the programs are there").stdout
+    };
+    let gzip = packed("gzip");
+    // RFC 1950: header, a stored block of RFC 1951, Adler-32 of the content.
+    let zlib = [&b"\x78\x01\x01\x0b\x00\xf4\xff"[..], b"all is well", &0x17ba_040a_u32.to_be_bytes()].concat();
+    let twice = [&gzip[..], &gzip].concat();
+    let cut = gzip[..gzip.len() - 3].to_vec();
+    let table = [
+        ("gzip", gzip.clone(), Ok("all is well")),
+        ("X-GZip", twice, Ok("all is wellall is well")),
+        ("deflate", zlib, Ok("all is well")),
+        ("identity", b"all is well".to_vec(), Ok("all is well")),
+        ("gzip", Vec::new(), Ok("")),
+        ("gzip", cut, Err("the compressed body of the answer is broken: ")),
+        ("gzip", b"all is well".to_vec(), Err("the compressed body of the answer is broken: ")),
+    ];
+    for (coding, bytes, expected) in table {
+        let length = bytes.len();
+        let address = serve(move |mut s| {
+            assert!(head(&mut s).contains("accept-encoding: gzip, deflate\r\n"));
+            reply(
+                &mut s,
+                &format!("HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {length}\r\n\r\n"),
+            );
+            let _ = s.write_all(&bytes);
+        });
+        let body = expected.unwrap_or("all");
+        let seen = get(address, &format!("expect: {{ body: {{ equals: '{body}' }} }}"));
+        match expected {
+            Ok(_) => assert_eq!(seen.outcome(), Outcome::Ok, "{coding}: {seen:?}"),
+            Err(text) => {
+                assert_eq!(seen.reason().kind, Kind::Protocol, "{coding}: {seen:?}");
+                assert!(seen.reason().text.starts_with(text), "{coding}: {seen:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_of_an_attempt_whose_server_pings_and_does_not_read() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let address = serve(move |mut s| {
+        // RFC 9113: an empty SETTINGS (section 6.5), then PING (section 6.7), each of which wants its answer.
+        let _ = s.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[7; 8]].concat().repeat(500);
+        while s.write_all(&ping).is_ok() {}
+        let _ = tell.send(());
+    });
+    let seen = get(address, "version: 2");
+    assert_eq!(seen.outcome(), Outcome::Failed, "{seen:?}");
+    told.recv_timeout(Duration::from_secs(20)).expect("its connection is closed");
 }
 
 #[test]
@@ -240,6 +312,34 @@ fn redirects_are_followed_without_credentials_for_others() {
 }
 
 #[test]
+fn a_body_is_not_sent_to_another_origin() {
+    let other = serve_all(1, |mut s| {
+        let request = head(&mut s);
+        assert!(request.starts_with("GET / "), "{request}");
+        reply(&mut s, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    });
+    // RFC 9110, section 15.4: after these the same method asks again, but for a POST after 301 and 302.
+    for (status, method) in [(307, "POST"), (308, "POST"), (301, "PUT"), (307, "PUT")] {
+        let first = serve(move |mut s| {
+            head(&mut s);
+            reply(&mut s, &format!("HTTP/1.1 {status} X\r\nLocation: http://{other}/\r\nContent-Length: 0\r\n\r\n"));
+        });
+        let seen = get(first, &format!("method: {method}, body: 'password={SECRET}'"));
+        assert_eq!(seen.reason().kind, Kind::Unexpected, "{status} {method}: {seen:?}");
+        assert_eq!(
+            seen.reason().text,
+            format!("redirect to http://{other}/, another origin: the body is not sent there"),
+        );
+    }
+    let first = serve(move |mut s| {
+        head(&mut s);
+        reply(&mut s, &format!("HTTP/1.1 302 X\r\nLocation: http://{other}/\r\nContent-Length: 0\r\n\r\n"));
+    });
+    let seen = get(first, &format!("body: 'password={SECRET}'"));
+    assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
+}
+
+#[test]
 fn redirects_are_bounded_and_may_be_the_answer() {
     let mut n = 0;
     let endless = serve_all(20, move |mut s| {
@@ -280,6 +380,26 @@ fn a_proxy_is_asked_in_place_of_the_server() {
     let seen = run(&HTTP, &format!("{{ url: \"http://h.test/a\", proxy: \"http://u:{SECRET}@{proxy}\" }}"), 1_000);
     assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
     assert_eq!(seen.observation.address, Some(proxy));
+}
+
+#[test]
+fn a_tunnel_is_asked_of_a_proxy() {
+    let proxy = serve_all(2, |mut s| {
+        let request = head(&mut s).to_lowercase();
+        assert!(request.starts_with("connect [2001:db8::1]:443 http/1.1\r\n"), "{request}");
+        assert!(request.contains("\r\nhost: [2001:db8::1]:443\r\n"), "{request}");
+        if request.contains("proxy-authorization: basic") {
+            reply(&mut s, "HTTP/1.1 200 OK\r\n\r\nno handshake\r\n");
+        } else {
+            reply(&mut s, "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let seen = run(&HTTP, &format!("{{ url: 'https://[2001:db8::1]/', proxy: 'http://{proxy}' }}"), 1_000);
+    assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Connect, Kind::Rejected), "{seen:?}");
+    let expected = "the proxy answers 407 Proxy Authentication Required when asked for [2001:db8::1]:443";
+    assert_eq!(seen.reason().text, expected);
+    let seen = run(&HTTP, &format!("{{ url: 'https://[2001:db8::1]/', proxy: 'http://u:{SECRET}@{proxy}' }}"), 1_000);
+    assert_eq!((seen.reason().phase, seen.reason().kind), (Phase::Tls, Kind::Handshake), "{seen:?}");
 }
 
 #[test]
