@@ -31,7 +31,7 @@ pub use self::{
     facts::{certificate_facts, days_between, expiry},
     resolve::{Resolver, system_nameservers},
     tls::{PEM_BYTES_MAX, TlsClient, TlsOptions, TlsVersion, below, tls_error_within, tls_failure},
-    verify::{Seen, Witness},
+    verify::Seen,
 };
 use crate::{
     clock,
@@ -260,7 +260,7 @@ impl Attempt {
         self.phase_at(phase, clock::instant());
     }
 
-    /// As [`Attempt::phase`], for a hook that saw the moment elsewhere.
+    /// As [`Attempt::phase`], for who saw the moment elsewhere.
     pub fn phase_at(&mut self, phase: Phase, at: Instant) {
         self.end_phase_at(at);
         self.current = Some((phase, at));
@@ -278,7 +278,7 @@ impl Attempt {
         self.end_phase_at(clock::instant());
     }
 
-    /// As [`Attempt::end_phase`], for a hook that saw the moment elsewhere.
+    /// As [`Attempt::end_phase`], for who saw the moment elsewhere.
     pub fn end_phase_at(&mut self, at: Instant) {
         let Some((phase, begun)) = self.current.take() else { return };
         if self.phases.len() < PHASES_MAX {

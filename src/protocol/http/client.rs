@@ -60,12 +60,14 @@ enum Sender {
 
 enum Driver {
     V1(Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>),
-    V2 {
-        connection: http2::Connection<TokioIo<Counted>, Full<Bytes>, Begun>,
-        begun: Begun,
-        running: FuturesUnordered<Task>,
-    },
+    V2(Box<V2>),
     Ended(Option<hyper::Error>),
+}
+
+struct V2 {
+    connection: http2::Connection<TokioIo<Counted>, Full<Bytes>, Begun>,
+    begun: Begun,
+    running: FuturesUnordered<Task>,
 }
 
 impl Connection {
@@ -81,7 +83,7 @@ impl Connection {
             let mut builder = http2::Builder::new(begun.clone());
             builder.max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX));
             let (sender, connection) = builder.handshake(stream).await.map_err(|error| failure(cx, &error))?;
-            let driver = Driver::V2 { connection, begun, running: FuturesUnordered::new() };
+            let driver = Driver::V2(Box::new(V2 { connection, begun, running: FuturesUnordered::new() }));
             return Ok(Self { sender: Sender::V2(sender), driver, until_head });
         }
         let mut builder = http1::Builder::new();
@@ -127,7 +129,11 @@ impl Connection {
     pub async fn close(self) {
         let Self { sender, mut driver, .. } = self;
         drop(sender);
-        std::future::poll_fn(|context| Poll::Ready(driver.drive(context))).await;
+        std::future::poll_fn(|context| {
+            driver.drive(context);
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
@@ -148,7 +154,8 @@ impl Driver {
     fn drive(&mut self, context: &mut Context<'_>) {
         let ended = match self {
             Self::V1(connection) => connection.as_mut().poll(context),
-            Self::V2 { connection, begun, running } => {
+            Self::V2(v2) => {
+                let V2 { connection, begun, running } = &mut **v2;
                 let ended = Pin::new(connection).poll(context);
                 // What they begin in their turn is driven as well.
                 loop {

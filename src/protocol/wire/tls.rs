@@ -1,13 +1,11 @@
 //! TLS for every protocol: whom to trust, what the certificate says, and what exactly is wrong with it.
 //!
-//! The configuration is built once for all checks that connect in the same way; an attempt adds only a recorder of the chain, so that the certificate
-//! is told even when it is refused. Sessions are never resumed: each attempt makes the full handshake, because what
-//! is watched is whether a newcomer gets in.
+//! The configuration is built once for all checks that connect in the same way; an attempt adds only a recorder of the
+//! chain, so that the certificate is told even when it is refused. Sessions are never resumed: each attempt makes the
+//! full handshake, because what is watched is whether a newcomer gets in.
 
 use std::{
-    any::{Any, TypeId},
     borrow::Cow,
-    collections::HashMap,
     fmt,
     io::{self, ErrorKind},
     path::Path,
@@ -27,7 +25,7 @@ use super::{
     Attempt, Net, Stream,
     facts::{NAMES_MAX, certificate_facts, days_between},
     io_kind, io_text,
-    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, Witness, provider},
+    verify::{Anything, NoRoots, Nothing, Private, Recorder, Seen, provider},
 };
 use crate::{
     files,
@@ -178,8 +176,6 @@ pub struct TlsClient(Arc<Connecting>);
 struct Connecting {
     made_from: MadeFrom,
     built: OnceLock<Result<Arc<Built>, String>>,
-    /// What protocols make of it.
-    made: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 #[derive(PartialEq)]
@@ -212,27 +208,16 @@ impl TlsClient {
             return Self(same);
         }
         all.retain(|other| other.strong_count() > 0);
-        let new = Arc::new(Connecting { made_from, built: OnceLock::new(), made: Mutex::default() });
+        let new = Arc::new(Connecting { made_from, built: OnceLock::new() });
         all.push(Arc::downgrade(&new));
         Self(new)
-    }
-
-    /// What a protocol makes of it for all checks that connect in this way: made at the first call, the same from then on.
-    pub fn shared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut made = self.0.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = made.get(&TypeId::of::<T>()).cloned().and_then(|any| any.downcast().ok());
-        known.unwrap_or_else(|| {
-            let new = Arc::new(make());
-            made.insert(TypeId::of::<T>(), new.clone());
-            new
-        })
     }
 
     /// A configuration whose verifier records the chain into `seen`.
     ///
     /// # Errors
     /// When the options fit no configuration.
-    pub fn config(&self, net: &Net, seen: Arc<dyn Witness>) -> Result<ClientConfig, String> {
+    pub fn config(&self, net: &Net, seen: Arc<Seen>) -> Result<ClientConfig, String> {
         let built = self.0.built.get_or_init(|| self.0.made_from.build(net).map(Arc::new)).clone()?;
         let mut config = built.config.clone();
         config.dangerous().set_certificate_verifier(Arc::new(Recorder { inner: built.verifier.clone(), seen }));

@@ -62,19 +62,7 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct Recorder {
     pub inner: Arc<dyn ServerCertVerifier>,
-    pub seen: Arc<dyn Witness>,
-}
-
-/// Whoever wants to know which chains are shown.
-pub trait Witness: fmt::Debug + Send + Sync {
-    /// A server shows its certificate and those above it.
-    fn shown(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]);
-}
-
-impl Witness for Seen {
-    fn shown(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) {
-        self.set(leaf, rest);
-    }
+    pub seen: Arc<Seen>,
 }
 
 /// Accepts any certificate; the handshake's own signature must still be right.
@@ -218,7 +206,7 @@ impl ServerCertVerifier for Recorder {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.seen.shown(leaf, rest);
+        self.seen.set(leaf, rest);
         self.inner.verify_server_cert(leaf, rest, name, ocsp, now)
     }
 

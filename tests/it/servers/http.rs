@@ -117,7 +117,7 @@ fn a_real_web_server_is_judged() {
 #[test]
 fn phases_are_told_apart_by_tls_over_either_version() {
     let nginx = nginx();
-    for (version, agreed) in [("1.1", None), ("2", Some("h2"))] {
+    for (version, agreed) in [("1.1", "http/1.1"), ("2", "h2")] {
         let yaml = format!(
             "{{ url: \"https://localhost:{}/\", version: {version}, tls: {{ ca: {} }}, expect: {{ certificate_days: 30 }} }}",
             nginx.tls, nginx.ca
@@ -126,7 +126,7 @@ fn phases_are_told_apart_by_tls_over_either_version() {
         assert_eq!(seen.outcome(), Outcome::Ok, "{seen:?}");
         assert_eq!(seen.phases(), [Phase::Resolve, Phase::Connect, Phase::Tls, Phase::Exchange], "{seen:?}");
         let facts = seen.observation.tls.as_ref().expect("facts of TLS");
-        assert_eq!((facts.version.as_str(), facts.alpn.as_deref()), ("1.3", agreed));
+        assert_eq!((facts.version.as_str(), facts.alpn.as_deref()), ("1.3", Some(agreed)));
         assert_eq!(facts.days_left, Some(40));
         assert_eq!(facts.issuer.as_deref(), Some("CN=bongsu test CA"));
         // No time is lost between the phases.
