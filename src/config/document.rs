@@ -16,6 +16,7 @@ use serde::{
 use serde_yaml::{Mapping, Value};
 
 use super::{
+    excerpt::{self, Reach},
     mistakes::Mistake,
     notes::NOTES_MAX,
     positions::{Marks, Positions, lines_of, nested_too_deeply},
@@ -102,7 +103,7 @@ fn not_utf8(shown: &str, error: &std::string::FromUtf8Error) -> Mistake {
     let line = lines_of(&before).len();
     let column = lines_of(&before).last().map_or(0, |l| l.chars().count()) + 1;
     let all = String::from_utf8_lossy(error.as_bytes());
-    let line_text = lines_of(&all).get(line - 1).copied().unwrap_or_default().to_owned();
+    let line_text = excerpt::shown(&lines_of(&all), line - 1, Reach::Line);
     let mut mistake = Mistake::at(shown, line, (column, 1), &line_text, &Marks::default());
     mistake.text = format!("the byte 0x{:02x} is not UTF-8", error.as_bytes()[at]);
     mistake.help = Some("save the file in UTF-8".into());
@@ -134,7 +135,8 @@ impl Broken {
         let line_text = lines.get(line - 1).copied().unwrap_or_default();
         let alias = line_text.chars().skip(column - 1).take_while(|c| *c == '*' || c.is_alphanumeric()).count();
         let length = if self.text.contains("unknown anchor") { alias } else { 1 };
-        let mut mistake = Mistake::at(shown, line, (column, length), line_text, &Marks::default());
+        let told = excerpt::shown(&lines, line - 1, Reach::Line);
+        let mut mistake = Mistake::at(shown, line, (column, length), &told, &Marks::default());
         mistake.text = self.text;
         mistake.help = self.hint.or_else(|| syntax_hint(&lines, line, column, &mistake.text));
         Box::new(mistake)
@@ -144,6 +146,9 @@ impl Broken {
 /// What usually stands behind a syntax error.
 fn syntax_hint(lines: &[&str], line: usize, column: usize, text: &str) -> Option<String> {
     let line_text = lines.get(line - 1)?;
+    if text.contains("escape character") {
+        return Some("a backslash in double quotes begins an escape; double it, or use single quotes".into());
+    }
     let indent = &line_text[..line_text.len() - line_text.trim_start().len()];
     let here = line_text.chars().nth(column - 1);
     if indent.contains('\t') || here == Some('\t') {

@@ -12,6 +12,7 @@ mod agent;
 mod checks;
 mod cycles;
 mod document;
+mod excerpt;
 mod fingerprint;
 pub mod mistakes;
 mod notes;

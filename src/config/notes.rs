@@ -147,7 +147,11 @@ struct Shown<'d> {
 impl<'d> Shown<'d> {
     fn at_spot(&mut self, doc: usize, positions: &'d Positions<'d>, spot: Spot) -> Mistake {
         let (line, marks) = self.lines.entry((doc, spot.line)).or_insert_with(|| {
-            let line = self.secrets.starred(positions.line(spot.line));
+            let line = positions.shown(spot.line);
+            let line = match self.secrets.starred(&line) {
+                Cow::Owned(line) => Cow::Owned(line),
+                Cow::Borrowed(_) => line,
+            };
             let marks = Marks::of(&line);
             (line, marks)
         });

@@ -3,11 +3,12 @@
 //! Values are parsed without positions, which is fast; only a file that holds mistakes is parsed again, into a tree
 //! of spans. Aliases and merge keys are followed, so a mistake in a merged value is shown where it was written.
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, SpannedEventReceiver};
 use serde_yaml::Value;
 
+use super::excerpt::{self, Reach};
 use crate::options::{At, Path, Segment, key_text, may_be_no_text};
 
 /// Deepest nesting followed; YAML that nests deeper has been refused before.
@@ -140,6 +141,11 @@ impl<'t> Positions<'t> {
     /// The text of a line.
     pub fn line(&self, line: usize) -> &'t str {
         self.lines.get(line.saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    /// The same as it may be shown, what is called a secret starred out.
+    pub fn shown(&self, line: usize) -> Cow<'t, str> {
+        excerpt::shown(&self.lines, line.saturating_sub(1), Reach::Value)
     }
 
     /// Where a path stands; of a path that is not there, the nearest place above it.
