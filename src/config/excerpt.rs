@@ -21,8 +21,8 @@ const LINE_BYTES_MAX: usize = 8 << 10;
 /// Longest URL that is looked into.
 const URL_BYTES_MAX: usize = 4 << 10;
 
-/// Most lines above one that are looked at for the keys that it belongs to.
-const LINES_ABOVE_MAX: usize = 1_000;
+/// Most lines above one that are looked at for the keys that it belongs to: a private key has fifty.
+const LINES_ABOVE_MAX: usize = 200;
 
 /// How far a secret is taken to reach in its line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
