@@ -193,6 +193,20 @@ async fn expect(
     wanted: &Wanted,
     shown: &str,
 ) -> Result<(), Reason> {
+    let mut heard = Vec::new();
+    let found = read_until(cx, stream, unmatched, &mut heard, wanted, shown).await;
+    hear(cx, &mut heard);
+    found
+}
+
+async fn read_until(
+    cx: &mut Attempt,
+    stream: &mut Stream,
+    unmatched: &mut Vec<u8>,
+    heard: &mut Vec<u8>,
+    wanted: &Wanted,
+    shown: &str,
+) -> Result<(), Reason> {
     let mut searched = 0;
     loop {
         if let Some(end) = wanted.end_in(unmatched, searched) {
@@ -215,9 +229,21 @@ async fn expect(
             return Err(cx.fail(kind, text));
         }
         if cx.explains() {
-            cx.received(escaped(&chunk[..read]));
+            // By lines, however they come: a secret that is repeated byte by byte is found only in one piece.
+            heard.extend_from_slice(&chunk[..read]);
+            if heard.ends_with(b"\n") {
+                hear(cx, heard);
+            }
         }
         unmatched.extend_from_slice(&chunk[..read]);
+    }
+}
+
+/// Into the transcript: what was heard since the last time.
+fn hear(cx: &mut Attempt, heard: &mut Vec<u8>) {
+    if !heard.is_empty() {
+        cx.received(escaped(heard));
+        heard.clear();
     }
 }
 
@@ -303,7 +329,7 @@ mod tests {
     use super::*;
     use crate::{
         observation::Outcome,
-        protocol::testing::{Seen, problems, run, serve, silent},
+        protocol::testing::{SECRET, Seen, problems, run, serve, silent},
     };
 
     fn reply(stream: &mut TcpStream, text: &str) {
@@ -391,6 +417,29 @@ mod tests {
             let reason = seen.reason();
             assert_eq!((reason.phase, reason.kind), (phase, kind), "{reason}");
             assert!(reason.text.contains(text), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_secret_repeated_byte_by_byte_or_cut_is_not_shown() {
+        for (before, pause) in [("", true), (&*"x".repeat(SHOWN_CHARS_MAX - 8), false)] {
+            let before = before.to_owned();
+            let address = serve(move |mut s| {
+                reply(&mut s, "hello\r\n");
+                let mut asked = [0; 100];
+                let read = s.read(&mut asked).unwrap_or(0);
+                reply(&mut s, &before);
+                for byte in asked[..read].chunks(if pause { 1 } else { 100 }) {
+                    let _ = s.write_all(byte);
+                    std::thread::sleep(std::time::Duration::from_millis(if pause { 3 } else { 0 }));
+                }
+            });
+            let dialogue = format!("[{{ expect: hello }}, {{ send: \"AUTH {SECRET}\\n\" }}, {{ expect: OK }}]");
+            let seen = run(&TCP, &format!("{{ url: 'tcp://{address}', dialogue: {dialogue} }}"), 1_000);
+            assert_eq!(seen.reason().kind, Kind::Unexpected, "{seen:?}");
+            let told = format!("{:?} {:?}", seen.reason(), seen.transcript);
+            assert!(told.contains("AUTH ***") && !told.contains("hunt"), "{told}");
+            assert!(!seen.transcript.iter().any(|line| line.text == "h"), "{told}");
         }
     }
 

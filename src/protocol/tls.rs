@@ -244,7 +244,15 @@ mod tests {
     fn peers_without_tls_are_told_apart() {
         use std::io::Write;
         let table = [
-            (serve(drop), Kind::Closed, "closed the connection during the TLS handshake"),
+            (
+                // What is left unread at a close makes it a reset.
+                serve(|mut s| {
+                    let _ = s.shutdown(std::net::Shutdown::Write);
+                    let _ = std::io::copy(&mut s, &mut std::io::sink());
+                }),
+                Kind::Closed,
+                "closed the connection during the TLS handshake",
+            ),
             (serve(|mut s| drop(s.write_all(b"\xff".repeat(300).as_slice()))), Kind::Handshake, "does not speak TLS"),
             (
                 serve(|mut s| {

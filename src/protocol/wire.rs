@@ -15,6 +15,7 @@ mod tls;
 mod verify;
 
 use std::{
+    borrow::Cow,
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
@@ -48,6 +49,9 @@ pub const LINES_MAX: usize = 400;
 
 /// Longest line of a transcript in characters: enough for a certificate's subject or a long header.
 pub const LINE_CHARS_MAX: usize = 1_000;
+
+/// Most texts that an attempt keeps out of what is told: each account of a delivery logs in twice, in a few steps.
+pub const CONCEALED_MAX: usize = 32;
 
 /// Longest text value of a detail in characters; details are stored with every observation.
 pub const DETAIL_CHARS_MAX: usize = 200;
@@ -191,6 +195,8 @@ pub struct Attempt {
     address: Option<SocketAddr>,
     tls: Option<TlsFacts>,
     chain: Arc<Seen>,
+    /// What this attempt sent and nobody may read.
+    concealed: Masker,
     awaited: Option<String>,
     details: Map<String, Value>,
     transcript: Option<Vec<Line>>,
@@ -212,6 +218,7 @@ impl Attempt {
             address: None,
             tls: None,
             chain: Arc::default(),
+            concealed: Masker::default(),
             awaited: None,
             details: Map::new(),
             transcript: explain.then(Vec::new),
@@ -298,9 +305,22 @@ impl Attempt {
         self.latest
     }
 
+    /// Keeps this text out of all that is told of the attempt: a login as it was sent, which the peer may repeat, and from
+    /// which a password could be read or guessed. At most [`CONCEALED_MAX`] are kept.
+    pub fn conceal(&mut self, sent: &str) {
+        self.concealed = self.concealed.with(sent, CONCEALED_MAX);
+    }
+
+    fn masked<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        match self.concealed.mask(text) {
+            Cow::Borrowed(text) => self.net.masker.mask(text),
+            Cow::Owned(text) => Cow::Owned(self.net.masker.mask(&text).into_owned()),
+        }
+    }
+
     /// A reason at the current phase; secrets in the text are masked.
     pub fn fail(&self, kind: Kind, text: impl AsRef<str>) -> Reason {
-        Reason::new(self.latest, kind, self.net.masker.mask(text.as_ref()))
+        Reason::new(self.latest, kind, self.masked(text.as_ref()))
     }
 
     /// What an error of the stream means: the peer closed, reset, cannot be reached, or the agent itself is short of
@@ -374,7 +394,7 @@ impl Attempt {
             return;
         }
         let value = match value.into() {
-            Value::String(text) => Value::String(one_line(&self.net.masker.mask(&text), DETAIL_CHARS_MAX)),
+            Value::String(text) => Value::String(one_line(&self.masked(&text), DETAIL_CHARS_MAX)),
             other => other,
         };
         self.details.insert(key.into(), value);
@@ -401,14 +421,14 @@ impl Attempt {
     }
 
     fn line(&mut self, what: Said, text: &str) {
-        let Some(lines) = &mut self.transcript else { return };
+        let Some(count) = self.transcript.as_ref().map(Vec::len) else { return };
         let offset = clock::instant().saturating_duration_since(self.started);
-        let text = match lines.len() {
+        let text = match count {
             LINES_MAX.. => return,
             n if n + 1 == LINES_MAX => "… (the transcript is cut here)".into(),
-            _ => one_line(&self.net.masker.mask(text), LINE_CHARS_MAX),
+            _ => one_line(&self.masked(text), LINE_CHARS_MAX),
         };
-        lines.push(Line { offset, what, text });
+        self.transcript.get_or_insert_default().push(Line { offset, what, text });
     }
 
     /// Ends the attempt. `verdict` is the probe's own, or the reason given by [`Attempt::overdue`]; an attempt that
@@ -429,7 +449,7 @@ impl Attempt {
                     Kind::Slow | Kind::Misplaced => Outcome::Slow,
                     _ => Outcome::Failed,
                 };
-                let text = self.net.masker.mask(&reason.text);
+                let text = self.masked(&reason.text);
                 (outcome, Some(Reason::new(reason.phase, reason.kind, text)))
             }
             Ok(()) => match slow.filter(|slow| duration > *slow) {

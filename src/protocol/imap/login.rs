@@ -178,7 +178,9 @@ async fn authenticate(
     if initial_response && let Some(first) = initial.take() {
         command.push(' ');
         // RFC 4959, section 3: `=` stands for an empty one.
-        command.push_str(&if first.is_empty() { "=".into() } else { STANDARD.encode(first) });
+        let encoded = if first.is_empty() { "=".into() } else { STANDARD.encode(first) };
+        cx.conceal(&encoded);
+        command.push_str(&encoded);
     }
     let mut open = client.open_command(cx, &shown, &command).await.map_err(|fault| fault.reason(cx))?;
     for _ in 0..STEPS_MAX {
@@ -197,6 +199,7 @@ async fn authenticate(
         match answer {
             Ok(answer) => {
                 let line = STANDARD.encode(answer);
+                cx.conceal(&line);
                 open = client.go_on(cx, tag, &line).await.map_err(|fault| fault.reason(cx))?;
             }
             Err(text) => return Err(cx.fail(Kind::Protocol, format!("login by {}: {text}", mechanism.name()))),

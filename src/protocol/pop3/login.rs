@@ -210,7 +210,9 @@ async fn authenticate(
     let mut command = format!("AUTH {}", mechanism.name());
     let shown = format!("{command} (as {username})");
     if let Some(first) = &initial {
-        let with = format!("{command} {}", STANDARD.encode(first));
+        let encoded = STANDARD.encode(first);
+        cx.conceal(&encoded);
+        let with = format!("{command} {encoded}");
         if with.len() <= COMMAND_BYTES_MAX {
             command = with;
             initial = None;
@@ -235,7 +237,9 @@ async fn authenticate(
                 .and_then(|challenge| exchange.respond(&challenge)),
         };
         let said = said.map_err(|text| cx.fail(Kind::Protocol, format!("login by {}: {text}", mechanism.name())))?;
-        client.say(cx, "(response)", &STANDARD.encode(said));
+        let said = STANDARD.encode(said);
+        cx.conceal(&said);
+        client.say(cx, "(response)", &said);
     }
     Err(cx.fail(Kind::Protocol, format!("login by {}: the server's challenges have no end", mechanism.name())))
 }

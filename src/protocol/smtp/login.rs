@@ -66,6 +66,7 @@ async fn converse(dialogue: &mut Dialogue, cx: &mut Attempt, exchange: &mut Exch
     if let Some(initial) = &first {
         // An empty one is written `=`, to tell it from none.
         let encoded = if initial.is_empty() { "=".into() } else { STANDARD.encode(initial) };
+        cx.conceal(&encoded);
         if line.len() + 1 + encoded.len() <= COMMAND_BYTES_MAX {
             line = format!("{line} {encoded}");
             shown.push_str(" (credentials)");
@@ -86,6 +87,7 @@ async fn converse(dialogue: &mut Dialogue, cx: &mut Attempt, exchange: &mut Exch
             }
         };
         let line = STANDARD.encode(answer);
+        cx.conceal(&line);
         reply = dialogue.command_hidden(cx, &line, "(credentials)").await.map_err(|fault| fault.reason(cx))?;
     }
     Ok(reply)

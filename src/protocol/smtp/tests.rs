@@ -348,6 +348,20 @@ fn refused_logins_are_told_in_the_servers_words() {
 }
 
 #[test]
+fn a_login_that_is_repeated_is_not_shown() {
+    // \0tim\0pw1: too short for its parts to be looked for, and nothing is known of the answer to a challenge.
+    let plain: &[Step] = &[HI, OFFER, ("AUTH", "535 5.7.8 not understood: AUTH PLAIN AHRpbQBwdzE=\r\n")];
+    let seen = probe(plain, ", username: tim, password: pw1");
+    assert!(seen.reason().text.ends_with("not understood: AUTH PLAIN ***"), "{seen:?}");
+    // RFC 2195, section 2.
+    const ANSWERED: &str = "535 no: dGltIGI5MTNhNjAyYzdlZGE3YTQ5NWI0ZTZlNzMzNGQzODkw\r\n";
+    const CHALLENGE: &str = "334 PDE4OTYuNjk3MTcwOTUyQHBvc3RvZmZpY2UucmVzdG9uLm1jaS5uZXQ+\r\n";
+    let cram: &[Step] = &[HI, OFFER, ("AUTH", CHALLENGE), ("dGltI", ANSWERED)];
+    let seen = probe(cram, ", username: tim, password: tanstaaftanstaaf, auth: cram-md5");
+    assert!(seen.reason().text.contains("535 no: ***") && !format!("{seen:?}").contains("dGltIGI5"), "{seen:?}");
+}
+
+#[test]
 fn a_success_without_the_servers_proof_is_not_believed() {
     let steps: &[Step] = &[
         HI,
