@@ -167,6 +167,9 @@ impl<'e> Resolver<'e> {
                     if is_secret_key(&key) {
                         self.literals(value);
                     }
+                    for value in secret_headers(&key, value) {
+                        self.literals(value);
+                    }
                     path.push(Segment::Key(key));
                     self.resolve(value, path);
                     path.pop();
@@ -321,9 +324,11 @@ pub(super) fn secrets_of(value: &Value, found: &mut Vec<Secret>) {
         Value::Sequence(items) => items.iter().for_each(|item| secrets_of(item, found)),
         Value::Mapping(entries) => {
             for (key, value) in entries {
-                if is_secret_key(&key_text(key)) {
+                let key = key_text(key);
+                if is_secret_key(&key) {
                     all(value, found);
                 }
+                secret_headers(&key, value).for_each(|value| all(value, found));
                 secrets_of(value, found);
             }
         }
@@ -332,8 +337,28 @@ pub(super) fn secrets_of(value: &Value, found: &mut Vec<Secret>) {
     }
 }
 
-/// The password of a URL is a secret, as written and decoded.
+/// The values below `headers` that log somebody in, by the names of the headers.
+fn secret_headers<'v>(key: &str, value: &'v Value) -> impl Iterator<Item = &'v Value> {
+    const PARTS: [&str; 7] = ["cookie", "auth", "session", "signature", "key", "token", "secret"];
+    let headers = value.as_mapping().filter(|_| key == "headers");
+    let secret = |(name, value): (&'v Value, &'v Value)| {
+        let name = key_text(name).to_lowercase();
+        // Those that are called like a key of ours are found with the keys.
+        (PARTS.iter().any(|part| name.contains(part)) && !is_secret_key(&name)).then_some(value)
+    };
+    headers.into_iter().flatten().filter_map(secret)
+}
+
+/// The password of a URL is a secret, as written and decoded; so is a user name by itself that looks like a token, and what
+/// is called a secret in its query.
 fn url_secrets(text: &str, found: &mut Vec<Secret>) {
+    if let Ok(url) = url::Url::parse(text) {
+        let alone = Some(url.username()).filter(|name| url.password().is_none() && looks_like_token(name));
+        found.extend(alone.map(Secret::new));
+        let pairs = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        let named = pairs.filter(|(name, value)| is_secret_key(name) && !value.is_empty() && !has_reference(value));
+        found.extend(named.map(|(_, value)| Secret::new(value)));
+    }
     let Some(password) = url_password(text) else { return };
     found.push(Secret::new(password));
     if let Ok(url) = url::Url::parse(text)
@@ -352,14 +377,14 @@ fn url_secrets(text: &str, found: &mut Vec<Secret>) {
     }
 }
 
-/// The tokens of a receiver's URL: parts of its path that look like one, and values of its query that do or are named so.
+/// The tokens of a receiver's URL: parts of its path and values of its query that look like one.
 fn url_tokens(text: &str, found: &mut Vec<Secret>) {
     let Ok(url) = url::Url::parse(text) else { return };
     let parts = url.path_segments().into_iter().flatten().filter(|part| looks_like_token(part));
     found.extend(parts.map(Secret::new));
     for pair in url.query().unwrap_or_default().split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if looks_like_token(value) || is_secret_key(name) && !value.is_empty() {
+        if looks_like_token(value) && !is_secret_key(name) {
             found.push(Secret::new(value));
         }
     }
@@ -546,6 +571,23 @@ mod tests {
     }
 
     #[test]
+    fn what_logs_in_by_a_header_or_a_url_is_known() {
+        let yaml = "headers: { Cookie: sid=1, X-Auth: two, Accept: text/plain, X-Team: ops, X-Key: \"${env:PW}\" }\n\
+                    a: https://Sk9TokenOfTheUsers12@h/\nb: https://probe@h/?api_key=three&page=4\n\
+                    Cookie: no header";
+        let environment = fake();
+        let mut resolver = Resolver::new(&environment, FilePath::new("/"));
+        let mut value: Value = serde_yaml::from_str(yaml).expect("well-formed YAML");
+        resolver.resolve(&mut value, &mut Vec::new());
+        let literal: Vec<&str> = resolver.literal.iter().map(Secret::expose).collect();
+        assert_eq!(literal, ["sid=1", "two", "Sk9TokenOfTheUsers12", "three"]);
+        let mut found = Vec::new();
+        secrets_of(&value, &mut found);
+        let found: Vec<&str> = found.iter().map(Secret::expose).collect();
+        assert_eq!(found, ["sid=1", "two", "hunter2", "Sk9TokenOfTheUsers12", "three"]);
+    }
+
+    #[test]
     fn tokens_in_the_urls_of_channels_are_known() {
         let table: [(&str, &[&str]); 9] = [
             (
@@ -565,7 +607,9 @@ mod tests {
             ("smtp://mx.example.com:587", &[]),
         ];
         for (url, tokens) in table {
-            for (section, expected) in [("channels", tokens), ("checks", &[])] {
+            // What is called a token is one wherever it stands.
+            let named: &[&str] = if url.contains("token=") { tokens } else { &[] };
+            for (section, expected) in [("channels", tokens), ("checks", named)] {
                 let environment = fake();
                 let mut resolver = Resolver::new(&environment, FilePath::new("/"));
                 let mut value: Value =
