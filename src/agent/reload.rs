@@ -23,13 +23,19 @@ const OWED_EVERY: Duration = Duration::from_secs(2);
 impl Shared {
     /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
     /// with mistakes changes nothing. The stop does not wait for it: the store may hold it up.
-    pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
-        let mut stopped = self.stop.subscribe();
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
-            result = self.load_anew() => result,
-        }
+    ///
+    /// It has a task of its own, because whoever asked may not wait for the answer, and a reload left halfway would
+    /// leave ended what it has ended.
+    pub(crate) async fn reload(self: Arc<Self>) -> Result<Reloaded, String> {
+        let task = tokio::spawn(async move {
+            let mut stopped = self.stop.subscribe();
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
+                result = self.load_anew() => result,
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(format!("a bug in bongsu ended the reload: {error}")))
     }
 
     async fn load_anew(&self) -> Result<Reloaded, String> {
