@@ -164,7 +164,10 @@ impl Heart {
                 let outlets = Outlets { board, telemetry, timeout, stand, behind: shown };
                 let beating = match Beating::open(hand, setup, outlets, &pulse) {
                     Ok(beating) => {
-                        let _ = opened.send(Ok(beating.core.isolation().copied()));
+                        // Stopped meanwhile: nobody is there for whom it would go on.
+                        if opened.send(Ok(beating.core.isolation().copied())).is_err() {
+                            return;
+                        }
                         beating
                     }
                     Err(error) => {

@@ -30,6 +30,7 @@ mod writing;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -149,8 +150,13 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     give_back: fn(),
 ) -> Result<(), AgentError> {
-    let (shared, mut heart, listener) =
-        service::patiently(start(config, loader, give_back), service::EXTEND_EVERY, service::starting).await?;
+    let mut stop = std::pin::pin!(stop);
+    let starting = start(config, loader, give_back, stop.as_mut());
+    let started = service::patiently(starting, service::EXTEND_EVERY, service::starting).await?;
+    let Some((shared, mut heart, listener)) = started else {
+        service::stopping();
+        return Ok(());
+    };
     let router = crate::web::control::router(shared.clone());
     let mut stopped = shared.stop.subscribe();
     let server = tokio::spawn(async move {
@@ -180,13 +186,13 @@ pub async fn run(
             }
             service::reloading();
             // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
-            let _ = shared.reload().await;
+            let _ = shared.clone().reload().await;
             service::ready(&standing.borrow());
         }
     };
     // Neither waits for a reload, which the store may hold up.
     let result = tokio::select! {
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
         error = heart.ended() => Err(AgentError::Heart(error)),
         () = reloads => Ok(()),
     };
@@ -204,17 +210,25 @@ pub async fn run(
     result
 }
 
+/// `None` when `stop` resolves before the store is open: a long check, or a disk that does not answer, is not waited
+/// for. What its threads are at then ends with the process, and has told and changed nothing.
 async fn start(
     config: Config,
     loader: Loader,
     give_back: fn(),
-) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
+    stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Option<(Arc<Shared>, Heart, UnixListener)>, AgentError> {
     let now = clock::now();
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
     let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
-    let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    let opening = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone());
+    let heart = tokio::select! {
+        biased;
+        () = stop => return Ok(None),
+        heart = opening => heart?,
+    };
     // Before anything is asked or sent: a daemon whose socket another one has is not to do either.
     let listener = crate::web::control::listen(&config.agent.socket).await.map_err(AgentError::Socket)?;
     let sight = Arc::new(Vantage::new(
@@ -256,7 +270,7 @@ async fn start(
         shared.start_checks(&mut running);
     }
     give_back();
-    Ok((shared, heart, listener))
+    Ok(Some((shared, heart, listener)))
 }
 
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
