@@ -7,7 +7,7 @@
 //! says how.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{
         Arc,
@@ -34,12 +34,12 @@ use super::{
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Plan, Refused, StateRow},
+    decide::{Changes, Commit, Core, Event, Plan, Refused, StateRow},
     detect::{Pace, State},
     incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched},
     telemetry::{Queue, Telemetry},
-    value::{CheckName, Timestamp},
+    value::{CheckName, Name, Timestamp},
     web::control::{CheckStatus, LastSeen, StoreTrouble},
 };
 
@@ -63,8 +63,8 @@ pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Job {
     /// An event, with whom to tell its result once it is committed.
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
-    /// A new plan.
-    Reconfigure { setup: Setup, reply: oneshot::Sender<Reply> },
+    /// A new plan, and which of its channels are built anew.
+    Reconfigure { setup: Setup, rebuilt: BTreeSet<Name>, reply: oneshot::Sender<Reply> },
     /// How all checks stand.
     Status { reply: oneshot::Sender<Reply> },
     /// What a check that begins to be asked goes on from.
@@ -285,7 +285,7 @@ impl Beating {
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
         // Members of open incidents that left the configuration while the agent was not running.
-        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
+        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), Changes::default());
         self.write(vec![commit])?;
         // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)])?;
@@ -347,11 +347,11 @@ impl Beating {
                         Err(refused) => answers.push((reply, Answering::Refused(refused))),
                     }
                 }
-                Job::Reconfigure { setup, reply } => {
+                Job::Reconfigure { setup, rebuilt, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
                     self.write(std::mem::take(&mut commits))?;
                     self.write_rest()?;
-                    match self.reconfigure(now, setup) {
+                    match self.reconfigure(now, setup, rebuilt) {
                         Ok(commit) => {
                             commits.push(commit);
                             answers.push((Some(reply), Answering::Done));
@@ -414,14 +414,15 @@ impl Beating {
     }
 
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
-    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup, rebuilt: BTreeSet<Name>) -> Result<Commit, String> {
         let setup = Arc::new(setup);
-        let Remembered { past, last } = self.prepare(now, &setup)?;
+        let (Remembered { past, last }, renamed) = self.prepare(now, &setup)?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.last.extend(last);
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
+        let changes = Changes { known: past.checks, renamed, rebuilt };
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), changes);
         self.stand();
         Ok(commit)
     }

@@ -120,6 +120,16 @@ struct Running {
     net: Arc<Net>,
     checks: HashMap<CheckName, Task>,
     channels: BTreeMap<Name, Task>,
+    /// Those that were asked to end and may not have: a stop in the middle of a reload waits for them as well.
+    ending: Vec<Task>,
+}
+
+impl Running {
+    /// Ends those that are to end, at the same time: several hung receivers cost one grace, not one each.
+    async fn end(&mut self) {
+        futures_util::future::join_all(self.ending.iter_mut().map(Task::end)).await;
+        self.ending.clear();
+    }
 }
 
 /// A task that can be asked to end.
@@ -130,9 +140,10 @@ struct Task {
 }
 
 impl Task {
-    async fn end(self) {
+    /// Asks it to end, and waits until it has; may be given up and called again.
+    async fn end(&mut self) {
         self.stop.wish();
-        if tokio::time::timeout(STOP_MAX, self.handle).await.is_err() {
+        if !self.handle.is_finished() && tokio::time::timeout(STOP_MAX, &mut self.handle).await.is_err() {
             tracing::warn!("a task did not end in time and was abandoned");
         }
     }
@@ -259,6 +270,7 @@ async fn start(
             config: Arc::new(config),
             net,
             channels: BTreeMap::new(),
+            ending: Vec::new(),
         }),
     });
     {
@@ -342,8 +354,12 @@ async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>)
 }
 
 impl Shared {
+    /// Starts the tasks of all channels that have none.
     fn start_channels(&self, running: &mut Running) {
         for (name, configured) in &running.config.channels {
+            if running.channels.contains_key(name) {
+                continue;
+            }
             let stop = Arc::new(Stop::default());
             let stopped = stop.clone();
             let beat = self.pulse.begin(Part::Channel(name.clone()), notify::worker::SLEEP_MAX);
@@ -353,7 +369,8 @@ impl Shared {
             let handle = tokio::spawn(async move {
                 notify::worker::run(task_name, channel, net, queue, stopped.wished()).await;
             });
-            running.channels.insert(name.clone(), Task { fingerprint: Arc::default(), stop, handle });
+            let fingerprint = configured.fingerprint.clone();
+            running.channels.insert(name.clone(), Task { fingerprint, stop, handle });
         }
     }
 
@@ -390,13 +407,10 @@ impl Shared {
     async fn shut_down(&self) -> PathBuf {
         self.stop.send_replace(true);
         let mut running = self.running.lock().await;
-        let checks: Vec<Task> = running.checks.drain().map(|(_, t)| t).collect();
-        let channels: Vec<Task> = std::mem::take(&mut running.channels).into_values().collect();
-        for task in checks.iter().chain(&channels) {
-            task.stop.wish();
-        }
-        let all = futures_util::future::join_all(checks.into_iter().chain(channels).map(Task::end));
-        if tokio::time::timeout(TASKS_STOP_MAX, all).await.is_err() {
+        let Running { checks, channels, ending, .. } = &mut *running;
+        ending.extend(checks.drain().map(|(_, task)| task));
+        ending.extend(std::mem::take(channels).into_values());
+        if tokio::time::timeout(TASKS_STOP_MAX, running.end()).await.is_err() {
             tracing::warn!(
                 "some deliveries did not end in time and were abandoned; they are taken up at the next start"
             );

@@ -1,11 +1,11 @@
 //! A new configuration put in force while the agent runs.
 //!
-//! Tasks of checks that are the same go on undisturbed, with their state. Where it cannot be put in force, the old
+//! Tasks of checks and channels that are the same go on undisturbed, with their state. Where it cannot be put in force, the old
 //! configuration goes on whole: what was ended already is started again. A store that does not write puts a reload off,
 //! not away.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -15,7 +15,13 @@ use super::{
     heart::{self, HeartError, Job, Reply},
     network, setup,
 };
-use crate::{check::Check, clock, config::Config, value::CheckName, web::control::Reloaded};
+use crate::{
+    check::Check,
+    clock,
+    config::Config,
+    value::{CheckName, Name},
+    web::control::Reloaded,
+};
 
 /// How often a reload that was put off looks whether the store writes again.
 const OWED_EVERY: Duration = Duration::from_secs(2);
@@ -76,7 +82,6 @@ impl Shared {
         share(&old, &mut config);
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
         let mut counts = Reloaded::default();
-        let mut ending = Vec::new();
         running.checks.retain(|_, task| !task.handle.is_finished());
         let names: Vec<CheckName> = running.checks.keys().cloned().collect();
         for name in names {
@@ -88,14 +93,13 @@ impl Shared {
                 Some(_) => counts.changed += 1,
                 None => counts.removed += 1,
             }
-            ending.extend(running.checks.remove(&name));
+            running.ending.extend(running.checks.remove(&name));
         }
         counts.added = config.checks.len() - counts.kept - counts.changed;
-        ending.extend(std::mem::take(&mut running.channels).into_values());
-        // At the same time: several hung receivers cost one grace, not one each.
-        futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
+        let rebuilt = end_channels(running, &config);
+        running.end().await;
         let setup = setup(&config, clock::now());
-        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply }).await;
+        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, rebuilt, reply }).await;
         if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
             // The store failed in this moment: what was ended goes on as it was.
             self.start_channels(running);
@@ -132,6 +136,23 @@ impl Shared {
             }
         }
     }
+}
+
+/// Takes the channels that are not the same in a new configuration among those that end; gives the names of those that
+/// are built anew.
+fn end_channels(running: &mut Running, new: &Config) -> BTreeSet<Name> {
+    let is_same = |name: &Name, task: &Task| {
+        !task.handle.is_finished() && new.channels.get(name).is_some_and(|c| c.fingerprint == task.fingerprint)
+    };
+    let ended: Vec<(Name, Task)> = running.channels.extract_if(.., |name, task| !is_same(name, task)).collect();
+    let mut rebuilt = BTreeSet::new();
+    for (name, task) in ended {
+        if new.channels.get(&name).is_some_and(|c| c.fingerprint != task.fingerprint) {
+            rebuilt.insert(name);
+        }
+        running.ending.push(task);
+    }
+    rebuilt
 }
 
 /// Lets a new configuration hold the old one's checks where they are the same: their tasks hold them as well, so there

@@ -131,6 +131,8 @@ pub struct ConfiguredChannel {
     pub channel: Arc<dyn Channel>,
     /// Who gets its messages when it fails.
     pub fallback: Option<Name>,
+    /// Tells whether it is still the same after a reload; a digest.
+    pub fingerprint: Arc<str>,
 }
 
 /// The web listener's settings.

@@ -59,3 +59,74 @@ fn a_reload_whose_caller_goes_away_is_carried_out() {
     until("the changed channel delivers", || kinds(&hook) == ["problem"]);
     assert!(daemon.log().contains("configuration reloaded"), "{}", daemon.log());
 }
+
+#[test]
+fn a_check_that_is_renamed_during_its_outage_is_told_back_once_it_is() {
+    let (target, hook) = (Web::start(Answer::Status(503)), Web::start(Answer::Status(200)));
+    let old = [("old", target.url("/"))];
+    let place = place(&webhook("hook", &hook, ""), "hook", &old);
+    let daemon = place.start();
+    until("the problem is told", || kinds(&hook) == ["problem"]);
+    let renamed = checks(&[("new", target.url("/"))]).replace("name: new,", "name: new, formerly: old,");
+    write(place.dir.path(), "checks/all.yaml", &renamed);
+    daemon.signal("HUP");
+    until("it is reloaded", || daemon.log().contains("configuration reloaded"));
+    let asked = target.requests().len();
+    until("it is asked under its new name", || target.requests().len() > asked + 1);
+    assert_eq!(kinds(&hook), ["problem"], "it is as down as before");
+    assert_eq!(place.query("SELECT check_name FROM incident_checks"), ["web/new"]);
+    assert_eq!(place.query("SELECT name FROM known_check"), ["web/new"]);
+    target.set(Answer::Status(200));
+    until("the recovery is told", || kinds(&hook) == ["problem", "recovery"]);
+    assert_eq!(place.query("SELECT name FROM known_check"), ["web/new"]);
+    assert_eq!(place.query("SELECT count(*) FROM incidents"), ["1"]);
+}
+
+#[test]
+fn a_reload_leaves_the_deliveries_of_other_channels_alone() {
+    let target = Web::start(Answer::Status(503));
+    let (slow, other) = (Web::start(Answer::Status(200)), Web::start(Answer::Status(200)));
+    // Longer than a task that is to end may take.
+    slow.set_delay(Duration::from_secs(7));
+    let channels = webhook("slow", &slow, "") + &webhook("other", &other, "");
+    let place = place(&channels, "slow, other", &[("front", target.url("/"))]);
+    let daemon = place.start();
+    until("both have it", || slow.requests().len() == 1 && other.requests().len() == 1);
+    let config = fs::read_to_string(place.config()).expect("own file");
+    let line = config.lines().find(|l| l.contains("  other: ")).expect("it is there");
+    edit(&place, line, &line.replace("30s", "29s"));
+    daemon.signal("HUP");
+    until("it is reloaded", || daemon.log().contains("configuration reloaded"));
+    assert_eq!(place.query("SELECT state FROM outbox WHERE channel = 'slow'"), ["pending"], "nobody waited for it");
+    until("it is told", || {
+        place.query("SELECT state || ' ' || attempts FROM outbox WHERE channel = 'slow'") == ["delivered 1"]
+    });
+    assert_eq!(slow.requests().len(), 1, "once");
+}
+
+#[test]
+fn a_stop_during_a_reload_waits_for_the_deliveries_that_the_reload_ends() {
+    let (target, hook) = (Web::start(Answer::Status(503)), Web::start(Answer::Status(200)));
+    hook.set_delay(Duration::from_secs(2));
+    let place = place(&webhook("hook", &hook, ""), "hook", &[("front", target.url("/"))]);
+    let daemon = place.start();
+    until("the problem is being told", || hook.requests().len() == 1);
+    edit(&place, "timeout: 30s", "timeout: 29s");
+    daemon.signal("HUP");
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let told = place.query("SELECT state || ' ' || attempts FROM outbox");
+    assert_eq!(told, ["delivered 1"], "{}", daemon.log());
+}
+
+#[test]
+fn a_channel_that_goes_elsewhere_now_has_no_pause_of_the_old_receiver() {
+    let (target, busy) = (Web::start(Answer::Status(503)), Web::start(Answer::RetryAfter(429, 3_000)));
+    let hook = Web::start(Answer::Status(200));
+    let place = place(&webhook("hook", &busy, ""), "hook", &[("front", target.url("/"))]);
+    let daemon = place.start();
+    until("it is asked to wait", || place.query("SELECT attempts FROM outbox") == ["1"]);
+    edit(&place, &busy.url("/"), &hook.url("/"));
+    daemon.signal("HUP");
+    until("the new receiver is told", || kinds(&hook) == ["problem"]);
+}
