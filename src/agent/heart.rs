@@ -65,6 +65,8 @@ pub(crate) enum Job {
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
     /// A new plan, and which of its channels are built anew.
     Reconfigure { setup: Setup, rebuilt: BTreeSet<Name>, reply: oneshot::Sender<Reply> },
+    /// Which checks are to be asked again soon.
+    Paces { reply: oneshot::Sender<Reply> },
     /// How all checks stand.
     Status { reply: oneshot::Sender<Reply> },
     /// What a check that begins to be asked goes on from.
@@ -104,6 +106,8 @@ pub(crate) enum Reply {
     Failed(String),
     /// A person's wish was refused.
     Refused(Refused),
+    /// Checks that confirm something, and how soon each is to be asked again.
+    Paces(HashMap<CheckName, Duration>),
     /// How all checks stand, and why the store does not write, if so.
     Status(Vec<CheckStatus>, Option<StoreTrouble>),
     /// What a check goes on from; an error when the store cannot tell.
@@ -358,6 +362,9 @@ impl Beating {
                         }
                         Err(why) => drop(reply.send(Reply::Failed(why))),
                     }
+                }
+                Job::Paces { reply } => {
+                    let _ = reply.send(Reply::Paces(self.core.confirming().collect()));
                 }
                 Job::Status { reply } => {
                     let _ = reply.send(Reply::Status(self.status(), self.trouble()));

@@ -40,7 +40,7 @@ use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job, Setup},
+    heart::{Heart, Job, Reply, Setup},
     pulse::{Part, Pulse},
     stop::Stop,
     vantage::Vantage,
@@ -279,7 +279,7 @@ async fn start(
         let warm = running.net.clone();
         let _ = tokio::task::spawn_blocking(move || warm.warm()).await;
         shared.start_channels(&mut running);
-        shared.start_checks(&mut running);
+        shared.start_checks(&mut running).await;
     }
     give_back();
     Ok(Some((shared, heart, listener)))
@@ -374,15 +374,22 @@ impl Shared {
         }
     }
 
-    /// Starts the tasks of all checks that have none.
-    fn start_checks(&self, running: &mut Running) {
+    /// Starts the tasks of all checks that have none. What was being confirmed goes on being confirmed: a check that is due
+    /// once a night is not to be suspect for a day.
+    async fn start_checks(&self, running: &mut Running) {
+        let confirming = match heart::ask(&self.jobs, |reply| Job::Paces { reply }).await {
+            Ok(Reply::Paces(confirming)) => confirming,
+            Ok(_) | Err(_) => HashMap::new(),
+        };
         let (now, all) = (clock::now(), running.config.checks.len());
         let permits = checks::permits();
         for check in &running.config.checks {
             if running.checks.contains_key(&check.name) {
                 continue;
             }
-            let Some(first) = check.schedule.first(&check.name, now, all) else {
+            let due = check.schedule.first(&check.name, now, all);
+            let confirms = confirming.get(&check.name).map(|every| now + *every);
+            let Some(first) = due.into_iter().chain(confirms).min() else {
                 tracing::warn!(check = %check.name, "is never due");
                 continue;
             };

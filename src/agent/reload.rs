@@ -103,14 +103,14 @@ impl Shared {
         if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
             // The store failed in this moment: what was ended goes on as it was.
             self.start_channels(running);
-            self.start_checks(running);
+            self.start_checks(running).await;
             return Err(self.put_off(&why));
         }
         running.config = Arc::new(config);
         running.net = net.clone();
         self.sight.reconfigure(running.config.agent.canaries.clone(), net);
         self.start_channels(running);
-        self.start_checks(running);
+        self.start_checks(running).await;
         Ok(counts)
     }
 

@@ -14,6 +14,7 @@ mod telling;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 pub use self::{isolation::Sight, people::NOTE_CHARS_MAX, plan_change::Changes};
@@ -273,6 +274,14 @@ impl Core {
             (Some(tracked), Some(plan)) => tracked.track.pace(&plan.thresholds),
             _ => Pace::Regular,
         }
+    }
+
+    /// Checks that confirm a suspicion or a recovery, and how soon each is to be asked again.
+    pub fn confirming(&self) -> impl Iterator<Item = (CheckName, Duration)> {
+        self.tracks.keys().filter_map(|check| match self.pace(check) {
+            Pace::Confirm(every) => Some((check.clone(), every)),
+            Pace::Regular => None,
+        })
     }
 
     /// Incidents that last.

@@ -130,3 +130,28 @@ fn a_channel_that_goes_elsewhere_now_has_no_pause_of_the_old_receiver() {
     daemon.signal("HUP");
     until("the new receiver is told", || kinds(&hook) == ["problem"]);
 }
+
+#[test]
+fn what_is_being_confirmed_is_confirmed_however_seldom_the_check_is_due() {
+    let target = Web::start(Answer::Status(503));
+    let checks = |cron: &str| {
+        format!(
+            "service: web\ndefaults: {{ timeout: 1s, outage: {{ failures: 20, confirm_every: 3s }} }}\nchecks:\n  \
+             - {{ name: front, cron: \"{cron}\", http: {{ url: \"{}\" }} }}\n",
+            target.url("/")
+        )
+    };
+    let place = Place::new("", &checks("* * * * * *"));
+    let daemon = place.start();
+    until("it is suspect", || place.json(&["status"])["checks"][0]["state"] == "suspect");
+    // Due once a year from now on.
+    write(place.dir.path(), "checks/all.yaml", &checks("0 0 4 1 1 *"));
+    daemon.signal("HUP");
+    until("it is reloaded", || daemon.log().contains("configuration reloaded"));
+    let asked = target.requests().len();
+    until("it is asked again after the reload", || target.requests().len() > asked);
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let asked = target.requests().len();
+    let _daemon = place.start();
+    until("it is asked again after the restart", || target.requests().len() > asked);
+}
