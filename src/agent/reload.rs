@@ -74,6 +74,14 @@ impl Shared {
                 "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
             );
         }
+        // At a start nobody may have written any yet; what is watched is not given up by a directory that is away.
+        if let Some(directory) = config.checks_missing.as_ref().filter(|_| !old.checks.is_empty()) {
+            let directory = directory.display();
+            return Err(format!(
+                "{directory} is not there, and the configuration in force has checks; create it, or write `checks: []` \
+                 if there are to be none"
+            ));
+        }
         // Before anything is ended for it.
         if let Some(why) = self.store_trouble().await {
             return Err(self.put_off(&why));

@@ -62,6 +62,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// All checks, by name.
     pub checks: Vec<Arc<Check>>,
+    /// The directory of check files that nobody named, if it is not there.
+    pub checks_missing: Option<PathBuf>,
     /// Where the status page will listen.
     pub web: Web,
     /// Masks all secrets of this configuration.

@@ -54,7 +54,10 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
     let mut secrets = Secrets::default();
     resolve_secrets(0, &mut documents[0], environment, &mut notes, &mut secrets);
     let config_directory = documents[0].directory.clone();
-    let listed = check_files(&Place::root(0, &documents[0]), &config_directory, &mut notes);
+    let root = Place::root(0, &documents[0]);
+    let listed = check_files(&root, &config_directory, &mut notes);
+    let unnamed = root.child("checks").value.is_null().then(|| config_directory.join("checks"));
+    let missing = unnamed.filter(|directory| !directory.exists());
     for file in listed {
         match Document::read(&file) {
             Ok(mut document) => {
@@ -72,6 +75,7 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
         return Err(mistakes);
     }
     let mut config = resolved;
+    config.checks_missing = missing;
     config.path = file.into();
     config.files = documents.iter().map(|d| d.file.clone()).collect();
     config.masker = secrets.masker();
@@ -219,6 +223,7 @@ fn sections(
         channels,
         routes,
         checks: checks.checks,
+        checks_missing: None,
         web,
         masker: Default::default(),
     }

@@ -354,7 +354,30 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
     let commit = world.core.reconfigure(second(9), Arc::new(smaller), Changes::default());
     assert_eq!(commit.incidents.len(), 1);
     assert!(!commit.incidents[0].is_open());
-    assert_eq!(commit.messages[0].alert.kind, MessageKind::Recovery);
+    let alert = &commit.messages[0].alert;
+    assert_eq!((alert.kind, alert.unwatched, alert.checks[0].unwatched), (MessageKind::Recovery, true, true));
+    let closed = commit.timeline.iter().find(|line| line.entry == Entry::Closed).expect("it is over");
+    assert_eq!(closed.text, "closed after 9s: what was wrong is no longer watched");
+}
+
+#[test]
+fn a_check_that_leaves_makes_no_recovery_and_takes_none_away() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    for s in [0, 3] {
+        world.see(s, "mail/in", false);
+        world.see(s, "mail/out", false);
+    }
+    world.answer(3, "hook", &Attempted::Delivered);
+    let mut smaller = (**world.core.plan()).clone();
+    smaller.checks.remove(&check("mail/in"));
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), Changes::default());
+    world.shelf.apply(commit);
+    world.event(900, Event::Tick);
+    assert_eq!(world.told, ["3 hook problem"], "nothing is up again");
+    world.see(910, "mail/out", true);
+    let told = world.shelf.messages.values().next_back().expect("the recovery").alert.clone();
+    assert_eq!((told.kind, told.unwatched), (MessageKind::Recovery, false), "what was left is up again");
+    assert_eq!((told.tally().back, told.tally().unwatched), (1, 1));
 }
 
 #[test]

@@ -155,3 +155,31 @@ fn what_is_being_confirmed_is_confirmed_however_seldom_the_check_is_due() {
     let _daemon = place.start();
     until("it is asked again after the restart", || target.requests().len() > asked);
 }
+
+#[test]
+fn a_check_that_is_taken_away_during_its_outage_is_not_told_as_up() {
+    let (target, hook) = (Web::start(Answer::Status(503)), Web::start(Answer::Status(200)));
+    let place = place(&webhook("hook", &hook, ""), "hook", &[("front", target.url("/"))]);
+    let daemon = place.start();
+    until("the problem is told", || kinds(&hook) == ["problem"]);
+    // All of them by accident: that is a mistake, as it is where the directory is named.
+    let (checks, away) = (place.dir.path().join("checks"), place.dir.path().join("away"));
+    fs::rename(&checks, &away).expect("own directory");
+    daemon.signal("HUP");
+    until("it is refused", || daemon.log().contains("checks is not there"));
+    assert!(place.json(&["status"])["reload_error"].is_string());
+    assert_eq!(kinds(&hook), ["problem"]);
+    // On purpose.
+    fs::create_dir(&checks).expect("own directory");
+    daemon.signal("HUP");
+    until("the end is told", || kinds(&hook) == ["problem", "recovery"]);
+    let told = hook.accepted()[1].json();
+    assert_eq!((&told["unwatched"], &told["checks"][0]["unwatched"]), (&true.into(), &true.into()), "{told}");
+    let subject = told["subject"].as_str().unwrap_or_default();
+    assert!(subject.starts_with("[NO LONGER WATCHED] web: last seen down, for "), "{told}");
+    assert_eq!(place.query("SELECT state FROM incidents"), ["closed"]);
+    // A start with none is a start with none.
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    fs::remove_dir(&checks).expect("it is empty");
+    let _daemon = place.start();
+}
