@@ -482,7 +482,7 @@ impl Control for Agent {
     fn test_channel(&self, name: Name) -> protocol::Boxed<'_, Result<Tested, Refusal>> {
         Box::pin(std::future::ready(Err(Refusal::NotFound(name.to_string()))))
     }
-    fn reload(&self) -> protocol::Boxed<'_, Result<Reloaded, Refusal>> {
+    fn reload(self: std::sync::Arc<Self>) -> protocol::Boxed<'static, Result<Reloaded, Refusal>> {
         Box::pin(std::future::ready(Ok(Reloaded::default())))
     }
     fn metrics(&self) -> String {

@@ -91,6 +91,7 @@ pub struct Telemetry {
     outbox_oldest_seconds: Gauge<f64, AtomicU64>,
     notifications: Family<ChannelLabels, Counter>,
     reloads: Family<Label, Counter>,
+    reload_refused: Gauge,
     isolated: Gauge,
     isolations: Counter,
     clock_jumps: Counter,
@@ -144,6 +145,7 @@ impl Telemetry {
             outbox_oldest_seconds: Gauge::default(),
             notifications: Family::default(),
             reloads: Family::default(),
+            reload_refused: Gauge::default(),
             isolated: Gauge::default(),
             isolations: Counter::default(),
             clock_jumps: Counter::default(),
@@ -180,6 +182,8 @@ impl Telemetry {
         let notifications = self.notifications.clone();
         r.register("notifications", "Attempts to deliver a message, by channel and result", notifications);
         r.register("reloads", "Reloads of the configuration, by result", self.reloads.clone());
+        let refused = self.reload_refused.clone();
+        r.register("reload_refused", "Whether the latest reload was refused: 1, or 0", refused);
         r.register("isolated", "Whether no canary answers: 1, or 0", self.isolated.clone());
         r.register("isolations", "How often no canary answered any more", self.isolations.clone());
         r.register("clock_jumps", "Steps of the wall clock, and suspends of the machine", self.clock_jumps.clone());
@@ -250,6 +254,7 @@ impl Telemetry {
     pub fn reloaded(&self, accepted: bool, at: Timestamp) {
         let word = if accepted { Self::ACCEPTED } else { Self::REFUSED };
         self.reloads.get_or_create(&[("result", word)]).inc();
+        self.reload_refused.set(i64::from(!accepted));
         let mut tally = self.tally();
         *tally.reloads.entry(word).or_default() += 1;
         tally.last_reload_at = Some(at);
@@ -454,11 +459,15 @@ mod tests {
             "bongsu_notifications_total{channel=\"ops\",result=\"delivered\"} 1",
             "bongsu_notifications_total{channel=\"ops\",result=\"retry\"} 1",
             "bongsu_reloads_total{result=\"accepted\"} 1",
+            "bongsu_reload_refused 1",
             "bongsu_uptime_seconds 61.0",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"), "OpenMetrics ends with its mark");
+        let t = busy();
+        t.reloaded(true, Timestamp::from_millis(700));
+        assert!(t.encode(Timestamp::from_millis(61_000)).contains("\nbongsu_reload_refused 0\n"));
     }
 
     #[test]

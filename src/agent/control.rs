@@ -1,6 +1,6 @@
 //! What commands may ask of the running daemon.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::{
     Shared,
@@ -72,7 +72,7 @@ impl Control for Shared {
         })
     }
 
-    fn reload(&self) -> Boxed<'_, Result<Reloaded, Refusal>> {
+    fn reload(self: Arc<Self>) -> Boxed<'static, Result<Reloaded, Refusal>> {
         Box::pin(async { Self::reload(self).await.map_err(Refusal::Conflict) })
     }
 

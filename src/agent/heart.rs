@@ -7,7 +7,7 @@
 //! says how.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::PathBuf,
     sync::{
         Arc,
@@ -34,12 +34,12 @@ use super::{
 };
 use crate::{
     clock,
-    decide::{Commit, Core, Event, Plan, Refused, StateRow},
+    decide::{Changes, Commit, Core, Event, Plan, Refused, StateRow},
     detect::{Pace, State},
     incident::vantage::Isolation,
     store::{Keep, Resumed, StoreError, Watched},
     telemetry::{Queue, Telemetry},
-    value::{CheckName, Timestamp},
+    value::{CheckName, Name, Timestamp},
     web::control::{CheckStatus, LastSeen, StoreTrouble},
 };
 
@@ -63,8 +63,10 @@ pub(super) const STEP_MAX: Duration = Duration::from_secs(60);
 pub(crate) enum Job {
     /// An event, with whom to tell its result once it is committed.
     Event { event: Event, reply: Option<oneshot::Sender<Reply>> },
-    /// A new plan.
-    Reconfigure { setup: Setup, reply: oneshot::Sender<Reply> },
+    /// A new plan, and which of its channels are built anew.
+    Reconfigure { setup: Setup, rebuilt: BTreeSet<Name>, reply: oneshot::Sender<Reply> },
+    /// Which checks are to be asked again soon.
+    Paces { reply: oneshot::Sender<Reply> },
     /// How all checks stand.
     Status { reply: oneshot::Sender<Reply> },
     /// What a check that begins to be asked goes on from.
@@ -104,6 +106,8 @@ pub(crate) enum Reply {
     Failed(String),
     /// A person's wish was refused.
     Refused(Refused),
+    /// Checks that confirm something, and how soon each is to be asked again.
+    Paces(HashMap<CheckName, Duration>),
     /// How all checks stand, and why the store does not write, if so.
     Status(Vec<CheckStatus>, Option<StoreTrouble>),
     /// What a check goes on from; an error when the store cannot tell.
@@ -164,7 +168,10 @@ impl Heart {
                 let outlets = Outlets { board, telemetry, timeout, stand, behind: shown };
                 let beating = match Beating::open(hand, setup, outlets, &pulse) {
                     Ok(beating) => {
-                        let _ = opened.send(Ok(beating.core.isolation().copied()));
+                        // Stopped meanwhile: nobody is there for whom it would go on.
+                        if opened.send(Ok(beating.core.isolation().copied())).is_err() {
+                            return;
+                        }
                         beating
                     }
                     Err(error) => {
@@ -282,7 +289,7 @@ impl Beating {
 
     fn run(mut self, mut queue: mpsc::Receiver<Job>, stop: &AtomicBool) -> Result<(), StoreError> {
         // Members of open incidents that left the configuration while the agent was not running.
-        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), HashMap::new());
+        let commit = self.core.reconfigure(clock::now(), self.setup.plan.clone(), Changes::default());
         self.write(vec![commit])?;
         // Steps that fell due meanwhile.
         self.group(vec![Job::quiet(Event::Tick)])?;
@@ -344,17 +351,20 @@ impl Beating {
                         Err(refused) => answers.push((reply, Answering::Refused(refused))),
                     }
                 }
-                Job::Reconfigure { setup, reply } => {
+                Job::Reconfigure { setup, rebuilt, reply } => {
                     // What was decided under the old plan is written first: renaming works on rows.
                     self.write(std::mem::take(&mut commits))?;
                     self.write_rest()?;
-                    match self.reconfigure(now, setup) {
+                    match self.reconfigure(now, setup, rebuilt) {
                         Ok(commit) => {
                             commits.push(commit);
                             answers.push((Some(reply), Answering::Done));
                         }
                         Err(why) => drop(reply.send(Reply::Failed(why))),
                     }
+                }
+                Job::Paces { reply } => {
+                    let _ = reply.send(Reply::Paces(self.core.confirming().collect()));
                 }
                 Job::Status { reply } => {
                     let _ = reply.send(Reply::Status(self.status(), self.trouble()));
@@ -411,14 +421,15 @@ impl Beating {
     }
 
     /// Puts a new plan in force, or says why the store does not let it; then nothing has changed.
-    fn reconfigure(&mut self, now: Timestamp, setup: Setup) -> Result<Commit, String> {
+    fn reconfigure(&mut self, now: Timestamp, setup: Setup, rebuilt: BTreeSet<Name>) -> Result<Commit, String> {
         let setup = Arc::new(setup);
-        let Remembered { past, last } = self.prepare(now, &setup)?;
+        let (Remembered { past, last }, renamed) = self.prepare(now, &setup)?;
         self.setup = setup;
         self.last.retain(|name, _| self.setup.plan.checks.contains_key(name));
         self.last.extend(last);
         self.states.retain(|name, _| self.setup.plan.checks.contains_key(name));
-        let commit = self.core.reconfigure(now, self.setup.plan.clone(), past.checks);
+        let changes = Changes { known: past.checks, renamed, rebuilt };
+        let commit = self.core.reconfigure(now, self.setup.plan.clone(), changes);
         self.stand();
         Ok(commit)
     }

@@ -30,6 +30,7 @@ mod writing;
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
@@ -39,7 +40,7 @@ use tokio::{net::UnixListener, sync::watch, task::JoinHandle};
 use self::{
     board::Board,
     checks::Runner,
-    heart::{Heart, Job, Setup},
+    heart::{Heart, Job, Reply, Setup},
     pulse::{Part, Pulse},
     stop::Stop,
     vantage::Vantage,
@@ -119,6 +120,16 @@ struct Running {
     net: Arc<Net>,
     checks: HashMap<CheckName, Task>,
     channels: BTreeMap<Name, Task>,
+    /// Those that were asked to end and may not have: a stop in the middle of a reload waits for them as well.
+    ending: Vec<Task>,
+}
+
+impl Running {
+    /// Ends those that are to end, at the same time: several hung receivers cost one grace, not one each.
+    async fn end(&mut self) {
+        futures_util::future::join_all(self.ending.iter_mut().map(Task::end)).await;
+        self.ending.clear();
+    }
 }
 
 /// A task that can be asked to end.
@@ -129,9 +140,10 @@ struct Task {
 }
 
 impl Task {
-    async fn end(self) {
+    /// Asks it to end, and waits until it has; may be given up and called again.
+    async fn end(&mut self) {
         self.stop.wish();
-        if tokio::time::timeout(STOP_MAX, self.handle).await.is_err() {
+        if !self.handle.is_finished() && tokio::time::timeout(STOP_MAX, &mut self.handle).await.is_err() {
             tracing::warn!("a task did not end in time and was abandoned");
         }
     }
@@ -149,8 +161,13 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     give_back: fn(),
 ) -> Result<(), AgentError> {
-    let (shared, mut heart, listener) =
-        service::patiently(start(config, loader, give_back), service::EXTEND_EVERY, service::starting).await?;
+    let mut stop = std::pin::pin!(stop);
+    let starting = start(config, loader, give_back, stop.as_mut());
+    let started = service::patiently(starting, service::EXTEND_EVERY, service::starting).await?;
+    let Some((shared, mut heart, listener)) = started else {
+        service::stopping();
+        return Ok(());
+    };
     let router = crate::web::control::router(shared.clone());
     let mut stopped = shared.stop.subscribe();
     let server = tokio::spawn(async move {
@@ -180,13 +197,13 @@ pub async fn run(
             }
             service::reloading();
             // The outcome is logged and kept for `status`; the old configuration goes on after a mistake.
-            let _ = shared.reload().await;
+            let _ = shared.clone().reload().await;
             service::ready(&standing.borrow());
         }
     };
     // Neither waits for a reload, which the store may hold up.
     let result = tokio::select! {
-        () = stop => Ok(()),
+        () = &mut stop => Ok(()),
         error = heart.ended() => Err(AgentError::Heart(error)),
         () = reloads => Ok(()),
     };
@@ -204,17 +221,25 @@ pub async fn run(
     result
 }
 
+/// `None` when `stop` resolves before the store is open: a long check, or a disk that does not answer, is not waited
+/// for. What its threads are at then ends with the process, and has told and changed nothing.
 async fn start(
     config: Config,
     loader: Loader,
     give_back: fn(),
-) -> Result<(Arc<Shared>, Heart, UnixListener), AgentError> {
+    stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<Option<(Arc<Shared>, Heart, UnixListener)>, AgentError> {
     let now = clock::now();
     let net = network(&config)?;
     let telemetry = Arc::new(Telemetry::new(env!("CARGO_PKG_VERSION"), &config.agent.name, now));
     let board = Arc::new(Board::default());
     let (path, pulse) = (config.store.path.clone(), Arc::new(Pulse::default()));
-    let heart = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone()).await?;
+    let opening = Heart::start(path, setup(&config, now), board.clone(), telemetry.clone(), pulse.clone());
+    let heart = tokio::select! {
+        biased;
+        () = stop => return Ok(None),
+        heart = opening => heart?,
+    };
     // Before anything is asked or sent: a daemon whose socket another one has is not to do either.
     let listener = crate::web::control::listen(&config.agent.socket).await.map_err(AgentError::Socket)?;
     let sight = Arc::new(Vantage::new(
@@ -245,6 +270,7 @@ async fn start(
             config: Arc::new(config),
             net,
             channels: BTreeMap::new(),
+            ending: Vec::new(),
         }),
     });
     {
@@ -253,10 +279,10 @@ async fn start(
         let warm = running.net.clone();
         let _ = tokio::task::spawn_blocking(move || warm.warm()).await;
         shared.start_channels(&mut running);
-        shared.start_checks(&mut running);
+        shared.start_checks(&mut running).await;
     }
     give_back();
-    Ok((shared, heart, listener))
+    Ok(Some((shared, heart, listener)))
 }
 
 fn network(config: &Config) -> Result<Arc<Net>, AgentError> {
@@ -328,8 +354,12 @@ async fn tick(shared: Arc<Shared>, mut next: watch::Receiver<Option<Timestamp>>)
 }
 
 impl Shared {
+    /// Starts the tasks of all channels that have none.
     fn start_channels(&self, running: &mut Running) {
         for (name, configured) in &running.config.channels {
+            if running.channels.contains_key(name) {
+                continue;
+            }
             let stop = Arc::new(Stop::default());
             let stopped = stop.clone();
             let beat = self.pulse.begin(Part::Channel(name.clone()), notify::worker::SLEEP_MAX);
@@ -339,19 +369,27 @@ impl Shared {
             let handle = tokio::spawn(async move {
                 notify::worker::run(task_name, channel, net, queue, stopped.wished()).await;
             });
-            running.channels.insert(name.clone(), Task { fingerprint: Arc::default(), stop, handle });
+            let fingerprint = configured.fingerprint.clone();
+            running.channels.insert(name.clone(), Task { fingerprint, stop, handle });
         }
     }
 
-    /// Starts the tasks of all checks that have none.
-    fn start_checks(&self, running: &mut Running) {
+    /// Starts the tasks of all checks that have none. What was being confirmed goes on being confirmed: a check that is due
+    /// once a night is not to be suspect for a day.
+    async fn start_checks(&self, running: &mut Running) {
+        let confirming = match heart::ask(&self.jobs, |reply| Job::Paces { reply }).await {
+            Ok(Reply::Paces(confirming)) => confirming,
+            Ok(_) | Err(_) => HashMap::new(),
+        };
         let (now, all) = (clock::now(), running.config.checks.len());
         let permits = checks::permits();
         for check in &running.config.checks {
             if running.checks.contains_key(&check.name) {
                 continue;
             }
-            let Some(first) = check.schedule.first(&check.name, now, all) else {
+            let due = check.schedule.first(&check.name, now, all);
+            let confirms = confirming.get(&check.name).map(|every| now + *every);
+            let Some(first) = due.into_iter().chain(confirms).min() else {
                 tracing::warn!(check = %check.name, "is never due");
                 continue;
             };
@@ -376,13 +414,10 @@ impl Shared {
     async fn shut_down(&self) -> PathBuf {
         self.stop.send_replace(true);
         let mut running = self.running.lock().await;
-        let checks: Vec<Task> = running.checks.drain().map(|(_, t)| t).collect();
-        let channels: Vec<Task> = std::mem::take(&mut running.channels).into_values().collect();
-        for task in checks.iter().chain(&channels) {
-            task.stop.wish();
-        }
-        let all = futures_util::future::join_all(checks.into_iter().chain(channels).map(Task::end));
-        if tokio::time::timeout(TASKS_STOP_MAX, all).await.is_err() {
+        let Running { checks, channels, ending, .. } = &mut *running;
+        ending.extend(checks.drain().map(|(_, task)| task));
+        ending.extend(std::mem::take(channels).into_values());
+        if tokio::time::timeout(TASKS_STOP_MAX, running.end()).await.is_err() {
             tracing::warn!(
                 "some deliveries did not end in time and were abandoned; they are taken up at the next start"
             );

@@ -1,11 +1,11 @@
 //! A new configuration put in force while the agent runs.
 //!
-//! Tasks of checks that are the same go on undisturbed, with their state. Where it cannot be put in force, the old
+//! Tasks of checks and channels that are the same go on undisturbed, with their state. Where it cannot be put in force, the old
 //! configuration goes on whole: what was ended already is started again. A store that does not write puts a reload off,
 //! not away.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -15,7 +15,13 @@ use super::{
     heart::{self, HeartError, Job, Reply},
     network, setup,
 };
-use crate::{check::Check, clock, config::Config, value::CheckName, web::control::Reloaded};
+use crate::{
+    check::Check,
+    clock,
+    config::Config,
+    value::{CheckName, Name},
+    web::control::Reloaded,
+};
 
 /// How often a reload that was put off looks whether the store writes again.
 const OWED_EVERY: Duration = Duration::from_secs(2);
@@ -23,13 +29,19 @@ const OWED_EVERY: Duration = Duration::from_secs(2);
 impl Shared {
     /// Loads the configuration anew and puts it in force. Checks that are the same go on undisturbed; a configuration
     /// with mistakes changes nothing. The stop does not wait for it: the store may hold it up.
-    pub(crate) async fn reload(&self) -> Result<Reloaded, String> {
-        let mut stopped = self.stop.subscribe();
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
-            result = self.load_anew() => result,
-        }
+    ///
+    /// It has a task of its own, because whoever asked may not wait for the answer, and a reload left halfway would
+    /// leave ended what it has ended.
+    pub(crate) async fn reload(self: Arc<Self>) -> Result<Reloaded, String> {
+        let task = tokio::spawn(async move {
+            let mut stopped = self.stop.subscribe();
+            tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => Err("the agent is stopping".into()),
+                result = self.load_anew() => result,
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(format!("a bug in bongsu ended the reload: {error}")))
     }
 
     async fn load_anew(&self) -> Result<Reloaded, String> {
@@ -62,6 +74,14 @@ impl Shared {
                 "agent.name, agent.socket and store.path cannot change while it runs; restart the service".into()
             );
         }
+        // At a start nobody may have written any yet; what is watched is not given up by a directory that is away.
+        if let Some(directory) = config.checks_missing.as_ref().filter(|_| !old.checks.is_empty()) {
+            let directory = directory.display();
+            return Err(format!(
+                "{directory} is not there, and the configuration in force has checks; create it, or write `checks: []` \
+                 if there are to be none"
+            ));
+        }
         // Before anything is ended for it.
         if let Some(why) = self.store_trouble().await {
             return Err(self.put_off(&why));
@@ -70,7 +90,6 @@ impl Shared {
         share(&old, &mut config);
         let new: HashMap<&CheckName, &str> = config.checks.iter().map(|c| (&c.name, &*c.fingerprint)).collect();
         let mut counts = Reloaded::default();
-        let mut ending = Vec::new();
         running.checks.retain(|_, task| !task.handle.is_finished());
         let names: Vec<CheckName> = running.checks.keys().cloned().collect();
         for name in names {
@@ -82,25 +101,24 @@ impl Shared {
                 Some(_) => counts.changed += 1,
                 None => counts.removed += 1,
             }
-            ending.extend(running.checks.remove(&name));
+            running.ending.extend(running.checks.remove(&name));
         }
         counts.added = config.checks.len() - counts.kept - counts.changed;
-        ending.extend(std::mem::take(&mut running.channels).into_values());
-        // At the same time: several hung receivers cost one grace, not one each.
-        futures_util::future::join_all(ending.into_iter().map(Task::end)).await;
+        let rebuilt = end_channels(running, &config);
+        running.end().await;
         let setup = setup(&config, clock::now());
-        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, reply }).await;
+        let answer = heart::ask(&self.jobs, |reply| Job::Reconfigure { setup, rebuilt, reply }).await;
         if let Reply::Failed(why) = answer.map_err(|e: HeartError| e.to_string())? {
             // The store failed in this moment: what was ended goes on as it was.
             self.start_channels(running);
-            self.start_checks(running);
+            self.start_checks(running).await;
             return Err(self.put_off(&why));
         }
         running.config = Arc::new(config);
         running.net = net.clone();
         self.sight.reconfigure(running.config.agent.canaries.clone(), net);
         self.start_channels(running);
-        self.start_checks(running);
+        self.start_checks(running).await;
         Ok(counts)
     }
 
@@ -126,6 +144,23 @@ impl Shared {
             }
         }
     }
+}
+
+/// Takes the channels that are not the same in a new configuration among those that end; gives the names of those that
+/// are built anew.
+fn end_channels(running: &mut Running, new: &Config) -> BTreeSet<Name> {
+    let is_same = |name: &Name, task: &Task| {
+        !task.handle.is_finished() && new.channels.get(name).is_some_and(|c| c.fingerprint == task.fingerprint)
+    };
+    let ended: Vec<(Name, Task)> = running.channels.extract_if(.., |name, task| !is_same(name, task)).collect();
+    let mut rebuilt = BTreeSet::new();
+    for (name, task) in ended {
+        if new.channels.get(&name).is_some_and(|c| c.fingerprint != task.fingerprint) {
+            rebuilt.insert(name);
+        }
+        running.ending.push(task);
+    }
+    rebuilt
 }
 
 /// Lets a new configuration hold the old one's checks where they are the same: their tasks hold them as well, so there

@@ -53,6 +53,7 @@ fn test_message(vantage: &Name, channel: &Name, now: Timestamp, seed: u64) -> Me
             cause: format!("nothing is wrong: somebody tries the channel {channel}"),
             started: Edge { after: Some(now), by: now },
             ended: None,
+            unwatched: false,
             duration_ms: 0,
             checks: Vec::new(),
             acknowledged_by: None,

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    hand::{Done, HANG_MAX, Refusal, Work},
+    hand::{Done, HANG_MAX, Refusal, Renames, Work},
     heart::{Beating, Reply, STEP_MAX, Setup},
     past::Remembered,
 };
@@ -245,16 +245,16 @@ impl Beating {
         self.post(&messages);
     }
 
-    /// What the core goes on from under a new plan, or why the store cannot say.
-    pub(super) fn prepare(&mut self, now: Timestamp, setup: &Arc<Setup>) -> Result<Remembered, String> {
+    /// What the core goes on from under a new plan, and what was renamed for it; or why the store cannot say.
+    pub(super) fn prepare(&mut self, now: Timestamp, setup: &Arc<Setup>) -> Result<(Remembered, Renames), String> {
         if let Some(trouble) = self.backlog.trouble() {
             return Err(trouble.error.clone());
         }
         self.beat.within(STEP_MAX);
         let tracked = setup.plan.checks.keys().filter(|name| self.core.tracks(name)).cloned().collect();
         self.hand.give(Work::Prepare(setup.clone(), now, tracked), clock::instant());
-        if let Some((Done::Prepared(past, _), _)) = self.hand.wait(PREPARE_MAX) {
-            return past.map_err(|e| e.to_string());
+        if let Some((Done::Prepared(past, renamed), _)) = self.hand.wait(PREPARE_MAX) {
+            return past.map(|past| (past, renamed)).map_err(|e| e.to_string());
         }
         self.look(Duration::ZERO).map_err(|e| e.to_string())?;
         Err(self.backlog.trouble().map_or_else(|| "the store did not answer in time".into(), |t| t.error.clone()))

@@ -22,7 +22,7 @@ pub fn compose(
     members.sort_by_key(|(name, m)| (m.ended.is_some(), std::cmp::Reverse(m.worst), m.started.by, (*name).clone()));
     let mut others = Tally::default();
     for (_, member) in members.iter().skip(CHECKS_MAX) {
-        others.add(member.severity, member.ended.is_some());
+        others.add(member.severity, member.ended.is_some(), member.unwatched);
     }
     let checks = members
         .into_iter()
@@ -34,6 +34,7 @@ pub fn compose(
             ended: member.ended,
             reason: member.reason.clone(),
             flapping: member.flapping,
+            unwatched: member.unwatched,
             recent: recent(name),
         })
         .collect();
@@ -48,6 +49,7 @@ pub fn compose(
         cause: incident.cause.clone(),
         started: incident.started,
         ended: incident.ended,
+        unwatched: incident.is_unwatched(),
         duration_ms: u64::try_from(incident.duration(now).as_millis()).unwrap_or(u64::MAX),
         checks,
         others,
@@ -75,6 +77,7 @@ mod tests {
             confirmed_at: at(0),
             reason: None,
             flapping: false,
+            unwatched: n >= 48,
         };
         let name = |n: usize| -> CheckName { format!("mail/c{n}").parse().expect("a name") };
         let incident = Incident {
@@ -97,7 +100,7 @@ mod tests {
         let alert = compose(&incident, MessageKind::Problem, &vantage, at(1), |_| Vec::new());
         assert_eq!(alert.checks.len(), CHECKS_MAX);
         assert!(alert.checks.iter().all(|c| c.ended.is_none()), "those that last come first");
-        assert_eq!(alert.tally(), Tally { down: 32, degraded: 8, back: 10 });
+        assert_eq!(alert.tally(), Tally { down: 32, degraded: 8, back: 8, unwatched: 2 });
         assert_eq!(alert.others.total(), 50 - CHECKS_MAX);
     }
 }

@@ -126,6 +126,9 @@ pub struct AlertCheck {
     /// Whether it is flapping.
     #[serde(default)]
     pub flapping: bool,
+    /// Whether it ended because the check left the configuration: nobody saw it up again.
+    #[serde(default)]
+    pub unwatched: bool,
     /// Its latest observations, oldest first, for the plot; at most [`Point::MAX`].
     #[serde(default)]
     pub recent: Vec<Point>,
@@ -140,12 +143,16 @@ pub struct Tally {
     pub degraded: usize,
     /// Up again.
     pub back: usize,
+    /// No longer watched, and last seen in trouble.
+    #[serde(default)]
+    pub unwatched: usize,
 }
 
 impl Tally {
     /// Counts one check.
-    pub fn add(&mut self, severity: Severity, ended: bool) {
+    pub fn add(&mut self, severity: Severity, ended: bool, unwatched: bool) {
         match (ended, severity) {
+            (true, _) if unwatched => self.unwatched += 1,
             (true, _) => self.back += 1,
             (false, Severity::Down) => self.down += 1,
             (false, Severity::Degraded) => self.degraded += 1,
@@ -154,7 +161,7 @@ impl Tally {
 
     /// All of them.
     pub fn total(&self) -> usize {
-        self.down + self.degraded + self.back
+        self.down + self.degraded + self.back + self.unwatched
     }
 
     /// Whether there are none.
@@ -189,6 +196,9 @@ pub struct Alert {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Edge>,
+    /// Whether it is over only because what was wrong last is no longer watched: nobody saw it up again.
+    #[serde(default)]
+    pub unwatched: bool,
     /// How long it has lasted, in milliseconds.
     pub duration_ms: u64,
     /// Its checks; of many, those that matter most.
@@ -214,7 +224,7 @@ impl Alert {
     pub fn tally(&self) -> Tally {
         let mut tally = self.others;
         for check in &self.checks {
-            tally.add(check.severity, check.ended.is_some());
+            tally.add(check.severity, check.ended.is_some(), check.unwatched);
         }
         tally
     }

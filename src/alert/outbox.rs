@@ -185,6 +185,7 @@ mod tests {
                 cause: "c".into(),
                 started: Edge { after: None, by: at },
                 ended: None,
+                unwatched: false,
                 duration_ms: 0,
                 checks: vec![],
                 acknowledged_by: None,

@@ -174,7 +174,8 @@ fn partial(due: &mut Due, incident: &Incident, now: Timestamp) {
 /// When the recovery of some checks is to be told, if there is one that has not been.
 fn partial_due(incident: &Incident) -> Option<Timestamp> {
     let lasts = incident.members.values().any(|m| m.ended.is_none());
-    let ended = incident.members.values().filter_map(|m| m.ended).map(|e| e.by).max()?;
+    let back = incident.members.values().filter(|m| !m.unwatched);
+    let ended = back.filter_map(|m| m.ended).map(|e| e.by).max()?;
     let untold = incident.told.partial_at.is_none_or(|told| told < ended);
     (lasts && untold && incident.is_open()).then_some(ended + PARTIAL_AFTER)
 }

@@ -1,11 +1,11 @@
-//! What tells whether a check is still the same after a reload: if so, its task goes on undisturbed.
+//! What tells whether a check or a channel is still the same after a reload: if so, its task goes on undisturbed.
 
 use std::{net::SocketAddr, path::Path, sync::OnceLock};
 
 use ring::hmac;
 use serde_yaml::{Mapping, Value};
 
-use super::{checks::Draft, secrets::redact};
+use super::{checks::Draft, notes::Place, secrets::redact};
 use crate::{check::Check, clock, files, protocol::wire::PEM_BYTES_MAX, schedule::Schedule, value::TimeSpan};
 
 /// A digest, under a key of this process, of the check as normalised YAML after defaults: it tells nothing to whoever sees
@@ -52,12 +52,24 @@ pub(super) fn fingerprint(check: &Check, draft: &Draft<'_>, asked: &[Value], nam
     digest(serde_yaml::to_string(&Value::Mapping(map)).unwrap_or_default().as_bytes())
 }
 
-/// The digests of the files that the `tls` blocks within name, in order: a certificate that was renewed in its place
-/// is a change as well.
+/// The same of a channel: all it is built from, secrets filled in. Whom it falls back on concerns only who decides that.
+pub(super) fn of_channel(kind: &str, options: &Place<'_>, nameservers: &[SocketAddr]) -> String {
+    let mut read = Vec::new();
+    named_files(options.value, &options.document.directory, &mut read);
+    let nameservers: Vec<String> = nameservers.iter().map(ToString::to_string).collect();
+    let directory = options.document.directory.display().to_string();
+    let all = serde_yaml::to_string(&(kind, options.value, read, nameservers, directory));
+    digest(all.unwrap_or_default().as_bytes())
+}
+
+/// The digests of the files that the `tls` blocks and `template_file` within name, in order: a certificate that was
+/// renewed in its place is a change as well.
 fn named_files(value: &Value, directory: &Path, found: &mut Vec<Value>) {
     let Value::Mapping(entries) = value else { return };
     for (key, value) in entries {
-        if key.as_str() == Some("tls") {
+        if let (Some("template_file"), Some(path)) = (key.as_str(), value.as_str()) {
+            found.push(digest(&files::read(&directory.join(path), PEM_BYTES_MAX).unwrap_or_default()).into());
+        } else if key.as_str() == Some("tls") {
             let read = |path| files::read(&directory.join(path), PEM_BYTES_MAX).unwrap_or_default();
             let paths = ["ca", "certificate", "key"].into_iter().filter_map(|key| value.get(key)?.as_str());
             found.extend(paths.map(|path| digest(&read(path)).into()));

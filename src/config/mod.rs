@@ -63,6 +63,8 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// All checks, by name.
     pub checks: Vec<Arc<Check>>,
+    /// The directory of check files that nobody named, if it is not there.
+    pub checks_missing: Option<PathBuf>,
     /// Where the status page will listen.
     pub web: Web,
     /// Masks all secrets of this configuration.
@@ -132,6 +134,8 @@ pub struct ConfiguredChannel {
     pub channel: Arc<dyn Channel>,
     /// Who gets its messages when it fails.
     pub fallback: Option<Name>,
+    /// Tells whether it is still the same after a reload; a digest.
+    pub fingerprint: Arc<str>,
 }
 
 /// The web listener's settings.

@@ -15,6 +15,7 @@ use super::{
     checks,
     cycles::cycles,
     document::Document,
+    fingerprint,
     mistakes::Mistake,
     notes::{Notes, Place, Secrets},
     raw::{CONFIG_KEYS, OneOrMany, RawStore, RawWeb, SETTINGS_KEYS, STORE_KEYS, WEB_KEYS, is_own_key},
@@ -53,7 +54,10 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
     let mut secrets = Secrets::default();
     resolve_secrets(0, &mut documents[0], environment, &mut notes, &mut secrets);
     let config_directory = documents[0].directory.clone();
-    let listed = check_files(&Place::root(0, &documents[0]), &config_directory, &mut notes);
+    let root = Place::root(0, &documents[0]);
+    let listed = check_files(&root, &config_directory, &mut notes);
+    let unnamed = root.child("checks").value.is_null().then(|| config_directory.join("checks"));
+    let missing = unnamed.filter(|directory| !directory.exists());
     for file in listed {
         match Document::read(&file) {
             Ok(mut document) => {
@@ -71,6 +75,7 @@ pub(super) fn load(file: &Path, environment: &dyn Environment) -> Result<Config,
         return Err(mistakes);
     }
     let mut config = resolved;
+    config.checks_missing = missing;
     config.path = file.into();
     config.files = documents.iter().map(|d| d.file.clone()).collect();
     config.masker = secrets.masker();
@@ -207,7 +212,7 @@ fn sections(
     let agent = agent(&root.child("agent"), environment, &store, store_is_default, notes);
     let web = web(&root.child("web"), notes);
     let defaults = defaults(&root.child("defaults"), notes);
-    let (channels, channel_names) = channels(&root.child("channels"), notes);
+    let (channels, channel_names) = channels(&root.child("channels"), &agent.nameservers, notes);
     let checks = checks::resolve(documents, &defaults, &agent.nameservers, (clock::now(), broken), secrets, notes);
     let routes = routes(&root.child("routes"), &channel_names, &channels, &checks, notes);
     Config {
@@ -218,6 +223,7 @@ fn sections(
         channels,
         routes,
         checks: checks.checks,
+        checks_missing: None,
         web,
         masker: Default::default(),
     }
@@ -297,14 +303,18 @@ fn web(place: &Place<'_>, notes: &mut Notes) -> Web {
 // Channels
 
 /// The channels that could be built, and the names of all that were written.
-fn channels(place: &Place<'_>, notes: &mut Notes) -> (BTreeMap<Name, ConfiguredChannel>, BTreeSet<String>) {
+fn channels(
+    place: &Place<'_>,
+    nameservers: &[SocketAddr],
+    notes: &mut Notes,
+) -> (BTreeMap<Name, ConfiguredChannel>, BTreeSet<String>) {
     let entries = place.entries(notes, "channels by name");
     let names: BTreeSet<String> = entries.iter().map(|(name, _)| name.clone()).collect();
     let mut channels = BTreeMap::new();
     let mut fallbacks: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (text, entry) in entries {
         let name = text.parse::<Name>().map_err(|wrong| notes.key(entry.doc, entry.path.clone(), wrong, None)).ok();
-        let built = channel(&text, &entry, notes);
+        let built = channel(&text, &entry, nameservers, notes);
         let fallback = entry.child("fallback");
         let fallback_name = if fallback.value.is_null() { None } else { fallback.read::<Name>(notes) };
         if let Some(to) = &fallback_name {
@@ -315,8 +325,8 @@ fn channels(place: &Place<'_>, notes: &mut Notes) -> (BTreeMap<Name, ConfiguredC
                 fallback.note(notes, format!("there is no channel `{to}`"), Some(hint));
             }
         }
-        if let (Some(name), Some(channel)) = (name, built) {
-            channels.insert(name, ConfiguredChannel { channel, fallback: fallback_name });
+        if let (Some(name), Some((channel, fingerprint))) = (name, built) {
+            channels.insert(name, ConfiguredChannel { channel, fallback: fallback_name, fingerprint });
         }
     }
     for circle in cycles(&fallbacks) {
@@ -331,7 +341,13 @@ fn channels(place: &Place<'_>, notes: &mut Notes) -> (BTreeMap<Name, ConfiguredC
     (channels, names)
 }
 
-fn channel(name: &str, entry: &Place<'_>, notes: &mut Notes) -> Option<Arc<dyn Channel>> {
+/// The channel, and its fingerprint.
+fn channel(
+    name: &str,
+    entry: &Place<'_>,
+    nameservers: &[SocketAddr],
+    notes: &mut Notes,
+) -> Option<(Arc<dyn Channel>, Arc<str>)> {
     let kinds: Vec<&str> = CHANNEL_KINDS.iter().map(|kind| kind.name).collect();
     let known: Vec<&str> = kinds.iter().copied().chain(["fallback"]).collect();
     let listed = || format!("add one of {}", kinds.join(", "));
@@ -363,5 +379,5 @@ fn channel(name: &str, entry: &Place<'_>, notes: &mut Notes) -> Option<Arc<dyn C
     if built.is_none() && notes.count() == before {
         place.note(notes, format!("this {} channel cannot be built", kind.name), None);
     }
-    built
+    built.map(|channel| (channel, fingerprint::of_channel(kind.name, &place, nameservers).into()))
 }

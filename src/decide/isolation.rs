@@ -166,6 +166,7 @@ impl Core {
             cause: format!("none of {} canaries answered: {checks}; {declared}", isolation.canaries),
             started: Edge { after: isolation.after, by: isolation.since },
             ended: Some(Edge { after: None, by: now }),
+            unwatched: false,
             duration_ms: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
             checks: Vec::new(),
             others: Default::default(),

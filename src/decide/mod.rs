@@ -8,14 +8,16 @@
 
 mod isolation;
 mod people;
+mod plan_change;
 mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
-pub use self::{isolation::Sight, people::NOTE_CHARS_MAX};
+pub use self::{isolation::Sight, people::NOTE_CHARS_MAX, plan_change::Changes};
 use crate::{
     alert::{ChannelPlan, Message, MessageId, Route, message::Attempted, plan},
     delivery::ledger,
@@ -274,6 +276,14 @@ impl Core {
         }
     }
 
+    /// Checks that confirm a suspicion or a recovery, and how soon each is to be asked again.
+    pub fn confirming(&self) -> impl Iterator<Item = (CheckName, Duration)> {
+        self.tracks.keys().filter_map(|check| match self.pace(check) {
+            Pace::Confirm(every) => Some((check.clone(), every)),
+            Pace::Regular => None,
+        })
+    }
+
     /// Incidents that last.
     pub fn open_incidents(&self) -> impl Iterator<Item = &Incident> {
         self.incidents.values().filter(|i| i.is_open())
@@ -313,38 +323,6 @@ impl Core {
         }
         self.forget_settled();
         Ok(commit)
-    }
-
-    /// Puts a new plan in force; `known` is what the store knows of checks that are new in it. Checks that are gone
-    /// leave their incidents; incidents left without any are closed. Messages for channels that are gone are settled.
-    pub fn reconfigure(
-        &mut self,
-        now: Timestamp,
-        plan: Arc<Plan>,
-        mut known: HashMap<CheckName, Box<Tracked>>,
-    ) -> Commit {
-        let mut commit = Commit::default();
-        self.plan = plan;
-        self.tracks.retain(|name, _| self.plan.checks.contains_key(name));
-        for name in self.plan.checks.keys() {
-            if !self.tracks.contains_key(name) {
-                self.tracks.insert(name.clone(), known.remove(name).unwrap_or_default());
-            }
-        }
-        let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();
-        for id in open {
-            let Some(incident) = self.incidents.get_mut(&id) else { continue };
-            let gone: Vec<CheckName> =
-                incident.members.keys().filter(|c| !self.plan.checks.contains_key(*c)).cloned().collect();
-            let lines: Lines = gone.iter().flat_map(|check| incident.forget(check, now)).collect();
-            if !lines.is_empty() {
-                self.write_lines(now, id, lines, &mut commit);
-                self.after_change(now, id, &mut commit);
-            }
-        }
-        self.settle_orphans(now, &mut commit);
-        self.forget_settled();
-        commit
     }
 
     fn observed(&mut self, now: Timestamp, check: CheckName, observation: Observation, commit: &mut Commit) {

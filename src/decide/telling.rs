@@ -160,7 +160,8 @@ impl Core {
             self.supersede(now, message, commit);
         }
         if let Some(alert) = self.compose(id, kind, now) {
-            self.post(now, channel.clone(), alert, at, "it is over", commit);
+            let because = if alert.unwatched { "it is no longer watched" } else { "it is over" };
+            self.post(now, channel.clone(), alert, at, because, commit);
         }
     }
 

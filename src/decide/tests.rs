@@ -228,7 +228,7 @@ fn a_channel_that_leaves_the_plan_is_owed_nothing() {
     world.answer(14, "hook", &retry());
     let mut smaller = Plan { routes: everything_to(vec![step(0, "post", None)]), ..(**world.core.plan()).clone() };
     smaller.channels.retain(|channel, _| channel.as_str() == "post");
-    let commit = world.core.reconfigure(second(20), Arc::new(smaller), HashMap::new());
+    let commit = world.core.reconfigure(second(20), Arc::new(smaller), Changes::default());
     world.shelf.apply(commit);
     let hook = &world.shelf.messages[&MessageId(1)];
     assert_eq!((hook.state, hook.attempts, hook.settled_at), (MessageState::Refused, 1, Some(second(20))));
@@ -351,10 +351,33 @@ fn a_check_that_leaves_the_configuration_leaves_its_incident() {
     world.answer(3, "hook", &Attempted::Delivered);
     let mut smaller = plan(everything_to(vec![step(0, "hook", None)]));
     smaller.checks.remove(&check("mail/in"));
-    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), Changes::default());
     assert_eq!(commit.incidents.len(), 1);
     assert!(!commit.incidents[0].is_open());
-    assert_eq!(commit.messages[0].alert.kind, MessageKind::Recovery);
+    let alert = &commit.messages[0].alert;
+    assert_eq!((alert.kind, alert.unwatched, alert.checks[0].unwatched), (MessageKind::Recovery, true, true));
+    let closed = commit.timeline.iter().find(|line| line.entry == Entry::Closed).expect("it is over");
+    assert_eq!(closed.text, "closed after 9s: what was wrong is no longer watched");
+}
+
+#[test]
+fn a_check_that_leaves_makes_no_recovery_and_takes_none_away() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    for s in [0, 3] {
+        world.see(s, "mail/in", false);
+        world.see(s, "mail/out", false);
+    }
+    world.answer(3, "hook", &Attempted::Delivered);
+    let mut smaller = (**world.core.plan()).clone();
+    smaller.checks.remove(&check("mail/in"));
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), Changes::default());
+    world.shelf.apply(commit);
+    world.event(900, Event::Tick);
+    assert_eq!(world.told, ["3 hook problem"], "nothing is up again");
+    world.see(910, "mail/out", true);
+    let told = world.shelf.messages.values().next_back().expect("the recovery").alert.clone();
+    assert_eq!((told.kind, told.unwatched), (MessageKind::Recovery, false), "what was left is up again");
+    assert_eq!((told.tally().back, told.tally().unwatched), (1, 1));
 }
 
 #[test]
@@ -367,10 +390,10 @@ fn a_check_that_comes_back_to_an_open_incident_that_it_had_left_is_detected_anew
     let whole = world.core.plan().clone();
     let mut smaller = (*whole).clone();
     smaller.checks.remove(&check("mail/in"));
-    let commit = world.core.reconfigure(second(9), Arc::new(smaller), HashMap::new());
+    let commit = world.core.reconfigure(second(9), Arc::new(smaller), Changes::default());
     world.shelf.apply(commit);
     let known = world.shelf.past(&whole).checks;
-    let commit = world.core.reconfigure(second(12), whole, known);
+    let commit = world.core.reconfigure(second(12), whole, Changes { known, ..Changes::default() });
     world.shelf.apply(commit);
     let state = |world: &World| world.core.state(&check("mail/in")).map(|(state, ..)| state);
     let is_member = |world: &World| is_in_trouble(&world.shelf.past(world.core.plan()).incidents, &check("mail/in"));
@@ -382,6 +405,65 @@ fn a_check_that_comes_back_to_an_open_incident_that_it_had_left_is_detected_anew
     world.see(30, "mail/in", true);
     world.see(30, "mail/out", true);
     assert!(world.shelf.incidents.values().all(|i| !i.is_open()), "{:?}", world.shelf.incidents);
+}
+
+#[test]
+fn a_check_that_is_renamed_stays_in_its_incident_under_its_new_name() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    for s in [0, 3] {
+        world.see(s, "mail/in", false);
+    }
+    world.answer(3, "hook", &Attempted::Delivered);
+    let mut renamed = (**world.core.plan()).clone();
+    let one = renamed.checks.remove(&check("mail/in")).expect("it is there");
+    renamed.checks.insert(check("mail/new"), one);
+    // As the store does it.
+    let rename = |shelf: &mut Shelf| {
+        let observations = shelf.observations.remove(&check("mail/in")).expect("it was asked");
+        shelf.observations.insert(check("mail/new"), observations);
+        let memory = shelf.memories.remove(&check("mail/in")).expect("it has changed");
+        shelf.memories.insert(check("mail/new"), memory);
+        for incident in shelf.incidents.values_mut() {
+            let member = incident.members.remove(&check("mail/in")).expect("it is down");
+            incident.members.insert(check("mail/new"), member);
+        }
+    };
+    rename(&mut world.shelf);
+    let known = world.shelf.past(&renamed).checks;
+    let pair = (check("mail/in"), check("mail/new"));
+    let changes = Changes { known, renamed: vec![pair], ..Changes::default() };
+    let commit = world.core.reconfigure(second(9), Arc::new(renamed), changes);
+    assert_eq!(commit.messages, [], "nothing has recovered");
+    world.shelf.apply(commit);
+    let names = |world: &World| -> Vec<String> {
+        world.shelf.incidents.values().flat_map(|i| i.members.keys().map(ToString::to_string)).collect()
+    };
+    assert_eq!(names(&world), ["mail/new"]);
+    assert!(world.core.state(&check("mail/new")).is_some_and(|(state, ..)| state == State::Down));
+    world.see(30, "mail/new", true);
+    assert_eq!(world.told, ["3 hook problem", "30 hook recovery"]);
+    assert_eq!(names(&world), ["mail/new"], "the old name is written nowhere any more");
+}
+
+#[test]
+fn what_waits_for_a_channel_that_is_built_anew_is_due_at_once() {
+    let mut world = World::new(everything_to(vec![step(0, "hook,boss", None)]));
+    for s in [10, 13] {
+        world.see(s, "mail/in", false);
+    }
+    let wait = Attempted::Retry { error: "429".into(), retry_after: Some(Duration::from_secs(3_000)) };
+    world.answer(14, "boss", &wait);
+    world.answer(14, "hook", &wait);
+    let plan = world.core.plan().clone();
+    let changes = Changes { rebuilt: [name("hook")].into(), ..Changes::default() };
+    let commit = world.core.reconfigure(second(20), plan, changes);
+    world.shelf.apply(commit);
+    let next = |channel: &str| {
+        let of = |m: &&Message| m.channel == name(channel);
+        world.shelf.messages.values().find(of).map(|m| (m.state, m.attempts, m.next_at))
+    };
+    assert_eq!(next("hook"), Some((MessageState::Pending, 1, second(20))));
+    assert!(next("boss").is_some_and(|(_, _, at)| at >= second(3_014)), "{:?}", next("boss"));
 }
 
 #[test]

@@ -47,6 +47,7 @@ impl Incident {
         let line = match self.members.get_mut(check) {
             Some(member) => {
                 member.ended = None;
+                member.unwatched = false;
                 member.severity = trouble.severity;
                 member.worst = member.worst.max(trouble.severity);
                 (Entry::Relapsed, format!("{check} is {} again{reason}", trouble.severity))
@@ -96,10 +97,11 @@ impl Incident {
         lines
     }
 
-    /// A check is no longer watched; for the incident it has ended.
+    /// A check is no longer watched; for the incident it has ended, though nobody saw it up again.
     pub fn forget(&mut self, check: &CheckName, now: Timestamp) -> Lines {
         let Some(member) = self.members.get_mut(check).filter(|m| m.ended.is_none()) else { return Lines::new() };
         member.end(Edge { after: None, by: now });
+        member.unwatched = true;
         let mut lines =
             vec![(Entry::Recovered, format!("{check} is no longer watched: it is not in the configuration"))];
         lines.extend(self.sum_up(now));
@@ -128,7 +130,12 @@ impl Incident {
                 self.ended = self.members.values().filter_map(|m| m.ended).max_by_key(|e| e.by);
                 self.closed_at = Some(now);
                 let lasted = crate::value::TimeSpan(self.duration(now));
-                lines.push((Entry::Closed, format!("over after {lasted}")));
+                let text = if self.is_unwatched() {
+                    format!("closed after {lasted}: what was wrong is no longer watched")
+                } else {
+                    format!("over after {lasted}")
+                };
+                lines.push((Entry::Closed, text));
             }
         }
         lines
@@ -161,6 +168,7 @@ impl Member {
             reason: trouble.reason.clone(),
             confirmed_at: now,
             flapping: false,
+            unwatched: false,
         }
     }
 

@@ -48,6 +48,9 @@ pub struct Member {
     /// Whether the check is flapping.
     #[serde(default)]
     pub flapping: bool,
+    /// Whether its part ended because it left the configuration: nobody saw it up again.
+    #[serde(default)]
+    pub unwatched: bool,
 }
 
 /// Someone has taken it in hand.
@@ -99,6 +102,13 @@ impl Incident {
     /// Whether it still lasts.
     pub fn is_open(&self) -> bool {
         self.closed_at.is_none()
+    }
+
+    /// Whether it is over only because what was wrong with it last is no longer watched.
+    pub fn is_unwatched(&self) -> bool {
+        let ended = |edge: Option<Edge>| edge.map(|e| e.by);
+        let last = |m: &Member| m.unwatched && ended(m.ended) == ended(self.ended);
+        !self.is_open() && self.members.values().any(last)
     }
 
     /// How long it has lasted by `now`, from the first bad observation to the first good one.

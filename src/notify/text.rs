@@ -45,7 +45,7 @@ pub struct Fact {
 pub struct CheckWords<'a> {
     /// The name within its service when that is the alert's, else the whole name.
     pub name: &'a str,
-    /// `down`, `degraded`, `up again`; with `, flapping`.
+    /// `down`, `degraded`, `up again`, `no longer watched, last seen down`; with `, flapping`.
     pub state: String,
     /// Since when, or until when.
     pub when: String,
@@ -67,6 +67,7 @@ impl<'a> Words<'a> {
             MessageKind::Worse => format!("NOW {severity}"),
             MessageKind::Reminder => format!("STILL {severity}"),
             MessageKind::Partial => "PARTLY UP".into(),
+            MessageKind::Recovery | MessageKind::Past if self.alert.unwatched => "NO LONGER WATCHED".into(),
             MessageKind::Recovery => "UP".into(),
             MessageKind::Past => format!("WAS {severity}"),
             MessageKind::Isolated => "WAS CUT OFF".into(),
@@ -81,6 +82,9 @@ impl<'a> Words<'a> {
             MessageKind::Problem | MessageKind::Worse => alert.cause.clone(),
             MessageKind::Reminder => format!("for {}: {}", self.lasted(), alert.cause),
             MessageKind::Partial => format!("{} back: {}", self.back(), alert.cause),
+            MessageKind::Recovery | MessageKind::Past if alert.unwatched => {
+                format!("last seen {}, for {}: {}", self.last_seen(), self.lasted(), alert.cause)
+            }
             MessageKind::Recovery => format!("after {}", self.lasted()),
             MessageKind::Past => format!("for {}, now up: {}", self.lasted(), alert.cause),
             MessageKind::Isolated => format!("for {}: {}", self.lasted(), alert.cause),
@@ -102,6 +106,18 @@ impl<'a> Words<'a> {
             MessageKind::Worse => format!("{title} has become worse: it is {severity} now."),
             MessageKind::Reminder => format!("{title} is still {severity}, for {}.", self.lasted()),
             MessageKind::Partial => format!("{title} is partly up again: {} are back.", self.back()),
+            MessageKind::Recovery | MessageKind::Past if self.alert.unwatched => {
+                let told = match self.alert.kind {
+                    MessageKind::Past => " This could not be told while it lasted.",
+                    _ => "",
+                };
+                format!(
+                    "{title} was last seen {}, for {}; what was wrong has left the configuration and is no longer \
+                     watched. Nobody saw it up again.{told}",
+                    self.last_seen(),
+                    self.lasted()
+                )
+            }
             MessageKind::Recovery => format!("{title} is up again after {}.", self.lasted()),
             MessageKind::Past => format!(
                 "{title} was {severity} for {} and is up again. This could not be told while it lasted.",
@@ -141,6 +157,10 @@ impl<'a> Words<'a> {
                 fact("Ended", self.time_and_date(ended.by));
                 fact("Lasted", self.lasted());
             }
+            Some(ended) if alert.unwatched => {
+                fact("Watched until", self.time_and_date(ended.by));
+                fact("Lasted", format!("{} by then", self.lasted()));
+            }
             Some(ended) => {
                 fact("Ended", self.edge(ended));
                 fact("Lasted", self.lasted());
@@ -178,6 +198,13 @@ impl<'a> Words<'a> {
     fn check(&self, check: &'a AlertCheck) -> CheckWords<'a> {
         let own = check.name.as_str().strip_prefix(self.alert.service.as_str()).and_then(|n| n.strip_prefix('/'));
         let (word, when) = match check.ended {
+            Some(ended) if check.unwatched => {
+                let word = match check.severity {
+                    Severity::Down => "no longer watched, last seen down",
+                    Severity::Degraded => "no longer watched, last seen degraded",
+                };
+                (word, format!("since {}", self.time_near(ended.by)))
+            }
             Some(ended) => ("up again", format!("since {}", self.time_near(ended.by))),
             None => (check.severity.as_str(), format!("since {}", self.time_near(check.started.by))),
         };
@@ -220,6 +247,12 @@ impl<'a> Words<'a> {
         TimeSpan(if whole.is_zero() { lasted } else { whole }).to_string()
     }
 
+    /// How bad it was when it was seen last, of what is no longer watched.
+    fn last_seen(&self) -> Severity {
+        let seen = self.alert.checks.iter().filter(|c| c.unwatched).map(|c| c.severity);
+        seen.max().unwrap_or(self.alert.severity)
+    }
+
     fn back(&self) -> String {
         let tally = self.alert.tally();
         format!("{} of {} checks", tally.back, tally.total())
@@ -227,7 +260,12 @@ impl<'a> Words<'a> {
 
     fn tally(&self) -> String {
         let tally = self.alert.tally();
-        let parts = [(tally.down, "down"), (tally.degraded, "degraded"), (tally.back, "up again")];
+        let parts = [
+            (tally.down, "down"),
+            (tally.degraded, "degraded"),
+            (tally.back, "up again"),
+            (tally.unwatched, "no longer watched"),
+        ];
         let parts: Vec<String> =
             parts.into_iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
         parts.join(", ")
@@ -407,6 +445,7 @@ pub(super) mod tests {
                 ended: (over || kind == MessageKind::Partial).then_some(Edge { after: Some(at(300)), by: at(301) }),
                 reason: None,
                 flapping: true,
+                unwatched: false,
                 recent: vec![],
             },
             AlertCheck {
@@ -416,6 +455,7 @@ pub(super) mod tests {
                 ended,
                 reason: Some(reason),
                 flapping: false,
+                unwatched: false,
                 recent: recent.collect(),
             },
         ];
@@ -433,6 +473,7 @@ pub(super) mod tests {
             cause: "submission: login: 535 5.7.8 <no> \"entry\" & more".into(),
             started,
             ended,
+            unwatched: false,
             duration_ms: if over { 15_600_000 } else { 192_000 },
             checks,
             acknowledged_by: None,
@@ -455,6 +496,7 @@ pub(super) mod tests {
             cause: "none of 2 canaries answered: 42 checks could not be judged; nothing was declared down".into(),
             started: Edge { after: Some(at(-27)), by: at(3) },
             ended: Some(Edge { after: None, by: at(461) }),
+            unwatched: false,
             duration_ms: 458_000,
             checks: Vec::new(),
             acknowledged_by: None,
@@ -514,6 +556,34 @@ pub(super) mod tests {
             assert_eq!(words(&alert).title(), title);
             assert_eq!(words(&alert).headline(), headline);
         }
+    }
+
+    #[test]
+    fn what_is_no_longer_watched_is_not_told_as_up() {
+        let mut alert = alert(MessageKind::Recovery);
+        alert.unwatched = true;
+        let until = Edge { after: None, by: at(15_605) };
+        (alert.ended, alert.checks[1].ended, alert.checks[1].unwatched) = (Some(until), Some(until), true);
+        let cause = "submission: login: 535 5.7.8 <no> \"entry\" & more";
+        let title = format!("[NO LONGER WATCHED] 회사 메일: last seen down, for 4h20m: {cause}");
+        assert_eq!(words(&alert).title(), title);
+        assert_eq!(
+            words(&alert).lines().join("\n"),
+            "회사 메일 was last seen down, for 4h20m; what was wrong has left the configuration and is no longer watched. \
+             Nobody saw it up again.\n\
+             Cause: submission: login: 535 5.7.8 <no> \"entry\" & more\n\
+             Began: 2026-11-22, between 14:50:02Z and 14:50:05Z\n\
+             Watched until: 2026-11-22 19:10:05Z\n\
+             Lasted: 4h20m by then\n\
+             Checks: 1 up again, 1 no longer watched\n\
+             Seen from: seoul-1\n\
+             Labels: datacenter=gasan\n\
+             - submission no longer watched, last seen down since 19:10:05Z: was login: 535 5.7.8 <no> \"entry\" & more\n\
+             - webmail up again, flapping since 14:55:01Z"
+        );
+        alert.kind = MessageKind::Past;
+        assert_eq!(words(&alert).title(), title);
+        assert!(words(&alert).headline().ends_with("This could not be told while it lasted."));
     }
 
     #[test]
@@ -591,7 +661,7 @@ pub(super) mod tests {
         assert_eq!(checks[0].name, "submission", "the worst first");
         assert_eq!(words(&alert).lines().last().map(String::as_str), Some("- and 982 more"));
         // Those that were left out when the message was made count as well.
-        alert.others = Tally { down: 5, degraded: 1, back: 12 };
+        alert.others = Tally { down: 5, degraded: 1, back: 12, unwatched: 0 };
         assert_eq!(words(&alert).lines().last().map(String::as_str), Some("- and 1000 more"));
         let tally = alert.tally();
         let checks = format!("Checks: {} down, {} degraded", tally.down, tally.degraded);

@@ -70,7 +70,8 @@ pub trait Control: Send + Sync {
     fn test_channel(&self, name: Name) -> Boxed<'_, Result<Tested, Refusal>>;
 
     /// Loads the configuration anew; the old one stays when the new one has mistakes (then listed in the refusal).
-    fn reload(&self) -> Boxed<'_, Result<Reloaded, Refusal>>;
+    /// Goes on to its end also when nobody waits for it any more.
+    fn reload(self: Arc<Self>) -> Boxed<'static, Result<Reloaded, Refusal>>;
 
     /// The numbers in the OpenMetrics text format.
     fn metrics(&self) -> String;
@@ -468,7 +469,7 @@ mod tests {
                 Ok(Tested { channel, target, delivered: true, may_work_later: false, error: None, took_ms: 1.5 })
             })
         }
-        fn reload(&self) -> Boxed<'_, Result<Reloaded, Refusal>> {
+        fn reload(self: Arc<Self>) -> Boxed<'static, Result<Reloaded, Refusal>> {
             Box::pin(async { Err(Refusal::Conflict("config.yaml:1:1: unknown key `x`".into())) })
         }
         fn metrics(&self) -> String {

@@ -174,6 +174,11 @@ impl Daemon {
     pub fn stop(&self) -> Option<i32> {
         self.signal("TERM");
         until("the daemon ends", || !self.alive());
+        self.code()
+    }
+
+    /// Its exit code; waits for its end.
+    pub fn code(&self) -> Option<i32> {
         self.child.borrow_mut().wait().expect("own child").code()
     }
 }

@@ -15,6 +15,7 @@ mod hostile;
 mod kills;
 mod metrics;
 mod reference;
+mod reload;
 mod servers;
 mod service;
 mod shipped;

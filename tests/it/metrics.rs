@@ -39,7 +39,7 @@ Worth an alert of somebody else's monitor:
 | `bongsu_store_dropped` > 0 | it did not for so long that observations were dropped |
 | `bongsu_isolated` = 1 | no canary answers: nothing can be told of the targets |
 | `bongsu_outbox_oldest_seconds` > 300 | somebody is not told what they should know |
-| `bongsu_reloads_total{result=\"refused\"}` rises | the configuration on the disk is not the one in force |
+| `bongsu_reload_refused` = 1 | the configuration on the disk is not the one in force |
 | `bongsu_lateness_seconds` above a second | the machine is too busy: outages are noticed late |
 
 ";

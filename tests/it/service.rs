@@ -157,6 +157,25 @@ fn a_stop_does_not_wait_for_a_reload_that_the_store_holds_up() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_a_start_that_the_store_holds_up() {
+    let place = Place::new(CONFIG, CHECKS);
+    assert_eq!(place.start().stop(), Some(0));
+    let (database, mark) = (place.dir.path().join("bongsu.db"), place.dir.path().join("bongsu.db.lock"));
+    std::fs::remove_file(&mark).expect("the daemon has left it");
+    let locker = Connection::open(database).expect("the database is there");
+    locker.execute_batch("BEGIN EXCLUSIVE").expect("nobody else holds it");
+    let systemd = Systemd::new(&place);
+    let daemon = systemd.start(&place, None);
+    until("it opens the store", || mark.exists());
+    daemon.signal("TERM");
+    systemd.wait(0, &["STOPPING=1"]);
+    until("the daemon ends", || !daemon.alive());
+    assert_eq!(daemon.code(), Some(0), "it was told to stop, and has not failed: {}", daemon.log());
+    assert!(systemd.told().iter().all(|(_, text)| !text.contains("READY=1")), "{:?}", systemd.told());
+    assert!(!daemon.log().contains("watching"), "{}", daemon.log());
+}
+
+#[test]
 fn a_watchdog_of_another_process_is_not_fed() {
     let place = Place::new("", CHECKS);
     let systemd = Systemd::new(&place);

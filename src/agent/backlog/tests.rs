@@ -47,6 +47,7 @@ fn told(id: u64, state: MessageState) -> Commit {
             cause: String::new(),
             started: Edge { after: None, by: at(0) },
             ended: None,
+            unwatched: false,
             duration_ms: 0,
             checks: vec![],
             acknowledged_by: None,

@@ -111,7 +111,8 @@ fn members(incident: &Incident, screen: Screen) -> String {
         text.push_str(&format!("  {name}  {}{flapping}\n", screen.tone(tone_of(word), word)));
         text.push_str(&format!("    went bad   {}\n", edge(&member.started)));
         if let Some(ended) = &member.ended {
-            text.push_str(&format!("    recovered  {}\n", edge(ended)));
+            let label = if member.unwatched { "unwatched" } else { "recovered" };
+            text.push_str(&format!("    {label}  {}\n", edge(ended)));
         }
         if let Some(reason) = &member.reason {
             text.push_str(&format!("    reason     {} ({})\n", visible(&reason.to_string()), reason.kind));
@@ -192,6 +193,7 @@ pub(crate) mod tests {
             reason: Some(Reason::new(Phase::Connect, Kind::Refused, "connection refused")),
             confirmed_at: at(42),
             flapping: false,
+            unwatched: false,
         };
         Incident {
             id: IncidentId(7),
@@ -231,6 +233,7 @@ pub(crate) mod tests {
                 cause: incident.cause.clone(),
                 started: incident.started,
                 ended: None,
+                unwatched: false,
                 duration_ms: 12_000,
                 checks: vec![],
                 acknowledged_by: None,

@@ -68,6 +68,7 @@ pub fn body(words: &Words<'_>, footer: &[String]) -> String {
 
 fn colour(words: &Words<'_>) -> &'static str {
     match (words.alert.kind, words.alert.severity) {
+        (MessageKind::Recovery | MessageKind::Past, _) if words.alert.unwatched => AMBER,
         (MessageKind::Recovery | MessageKind::Past, _) => GREEN,
         (MessageKind::Test, _) => BLUE,
         (MessageKind::Partial | MessageKind::Isolated, _) | (_, Severity::Degraded) => AMBER,
@@ -95,7 +96,7 @@ fn facts(html: &mut String, words: &Words<'_>) {
 fn write_check(html: &mut String, check: &CheckWords<'_>, with_plot: bool) {
     let colour = match check.state.split(',').next() {
         Some("up again") => GREEN,
-        Some("degraded") => AMBER,
+        Some("degraded" | "no longer watched") => AMBER,
         _ => RED,
     };
     let _ = write!(
@@ -213,6 +214,17 @@ mod tests {
                 assert!(text.contains(&escaped(&fact.value)), "{kind:?}: {fact:?}");
             }
         }
+    }
+
+    #[test]
+    fn what_is_no_longer_watched_is_not_green() {
+        let mut alert = alert(MessageKind::Recovery);
+        assert!(body(&Words { alert: &alert, zone: Tz::UTC }, &[]).contains(GREEN));
+        alert.unwatched = true;
+        alert.checks.iter_mut().for_each(|check| check.unwatched = true);
+        alert.checks.iter_mut().for_each(|check| check.recent.clear());
+        let html = body(&Words { alert: &alert, zone: Tz::UTC }, &[]);
+        assert!(html.contains("no longer watched, last seen down") && !html.contains(GREEN), "{html}");
     }
 
     #[test]

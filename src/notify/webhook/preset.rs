@@ -131,6 +131,7 @@ enum Mood {
 
 fn mood(alert: &Alert) -> Mood {
     match (alert.kind, alert.severity) {
+        (MessageKind::Recovery | MessageKind::Past, _) if alert.unwatched => Mood::Poor,
         (MessageKind::Recovery | MessageKind::Past, _) => Mood::Good,
         (MessageKind::Test, _) => Mood::Neutral,
         (MessageKind::Partial | MessageKind::Isolated, _) | (_, Severity::Degraded) => Mood::Poor,
@@ -321,6 +322,25 @@ mod tests {
 
     fn body(preset: Preset, alert: &Alert) -> Value {
         serde_json::from_slice(&content(preset, alert).body).expect("JSON")
+    }
+
+    /// What has left the configuration while it was down.
+    fn unwatched() -> Alert {
+        let mut alert = alert(MessageKind::Recovery);
+        alert.unwatched = true;
+        alert.checks.iter_mut().for_each(|check| check.unwatched = true);
+        alert
+    }
+
+    #[test]
+    fn nobody_is_told_that_what_is_no_longer_watched_is_up() {
+        for preset in ALL {
+            let content = content(preset, &unwatched());
+            let text = String::from_utf8(content.body).expect("UTF-8").to_lowercase();
+            assert!(text.contains("no longer watched") && !text.contains("is up again"), "{preset:?}: {text}");
+        }
+        assert_eq!(body(Preset::Generic, &unwatched())["unwatched"], true);
+        assert_eq!(body(Preset::Teams, &unwatched())["attachments"][0]["content"]["body"][0]["color"], "Warning");
     }
 
     /// The largest and most awkward alert there is.

@@ -157,6 +157,7 @@ fn sample(kind: MessageKind) -> Message {
         ended,
         reason: Some(Reason::new(Phase::Login, Kind::Rejected, "535 \"no\" \\ 안녕")),
         flapping: false,
+        unwatched: false,
         recent: vec![Point { at: at(0), outcome: Outcome::Ok, ms: 12.5 }],
     };
     let alert = Alert {
@@ -170,6 +171,7 @@ fn sample(kind: MessageKind) -> Message {
         cause: "submission: login: 535 \"no\" \\ 안녕".into(),
         started,
         ended,
+        unwatched: false,
         duration_ms: 60_000,
         checks: if test { Vec::new() } else { vec![check] },
         acknowledged_by: (kind == MessageKind::Reminder).then(|| "지원".into()),

@@ -161,6 +161,7 @@ fn member() -> impl Strategy<Value = Member> {
             reason,
             confirmed_at,
             flapping,
+            unwatched: flapping && ended.is_some(),
         },
     )
 }
@@ -219,6 +220,7 @@ fn alert() -> impl Strategy<Value = Alert> {
             cause,
             started,
             ended: None,
+            unwatched: false,
             duration_ms: 5,
             checks: checks
                 .into_iter()
@@ -229,6 +231,7 @@ fn alert() -> impl Strategy<Value = Alert> {
                     ended: member.ended,
                     reason: member.reason,
                     flapping: member.flapping,
+                    unwatched: member.unwatched,
                     recent: vec![Point { at, outcome: Outcome::Slow, ms: f32::from(ms) / 8.0 }],
                 })
                 .collect(),

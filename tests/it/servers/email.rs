@@ -41,6 +41,7 @@ fn message(kind: MessageKind, position: u32) -> Message {
         cause: "보내기: login: 535 5.7.8 .\nno".into(),
         started: Edge { after: None, by: at },
         ended: kind.is_final().then_some(end),
+        unwatched: false,
         duration_ms: 15_600_000,
         checks: Vec::new(),
         acknowledged_by: None,
