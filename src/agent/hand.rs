@@ -257,7 +257,7 @@ fn carry_out(writer: &mut Writer, work: Work) -> Done {
             let resumed = writer.resume(&check);
             Done::Resumed(check, resumed)
         }
-        Work::Maintain(now, keep) => Done::Maintained(writer.maintain(now, &keep)),
+        Work::Maintain(now, keep) => Done::Maintained(writer.maintain_by(now, clock::uptime(), &keep)),
         Work::Reserve => Done::Reserved(writer.keep_reserve()),
     }
 }

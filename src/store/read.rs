@@ -113,6 +113,11 @@ pub(super) fn recent(
         .optional()?;
     let Some((check, newest)) = head else { return Ok(Vec::new()) };
     let raw_from = sealed::raw_from_id(connection)?;
+    // Days before that with observations that are not sealed yet.
+    let late: HashSet<i64> = connection
+        .prepare_cached("SELECT day FROM dirty_day WHERE day < ?1")?
+        .query_map([encode::day_of_id(raw_from)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     let mut next = Some(newest);
     let mut found = Vec::new();
     // A chain leads to rows stored ever earlier, so it has no circle; in an edited file it may have one.
@@ -121,14 +126,19 @@ pub(super) fn recent(
         && found.len() < at_most
         && seen.insert(id)
     {
-        // From here on the past is sealed.
-        if id < raw_from {
+        let raw = if id >= raw_from || late.contains(&encode::day_of_id(id)) {
+            observation_by_id(connection, id)?
+        } else {
+            None
+        };
+        let Some((o, previous)) = raw else {
+            // From here on the past is sealed.
             let more = (since, at_least.saturating_sub(found.len()), at_most - found.len());
-            let sealed = sealed::latest_before(connection, check, raw_from, more)?;
+            let before = if id < raw_from && late.is_empty() { raw_from } else { (id + 1).min(raw_from) };
+            let sealed = sealed::latest_before(connection, check, before, more)?;
             found.extend(sealed.into_iter().rev());
             break;
-        }
-        let Some((o, previous)) = observation_by_id(connection, id)? else { break };
+        };
         if found.len() >= at_least && o.at < since {
             break;
         }
@@ -140,14 +150,14 @@ pub(super) fn recent(
     Ok(found)
 }
 
-/// Raw observations of a check between two numbers, oldest first.
+/// Raw observations of a check between two numbers, oldest first, with their numbers.
 pub(super) fn raw_between(
     connection: &Connection,
     check: i64,
     from: i64,
     to: i64,
     at_most: usize,
-) -> Result<Vec<Observation>, Fault> {
+) -> Result<Vec<(i64, Observation)>, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM {TABLES} WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3 ORDER BY o.id LIMIT ?4"
     ))?;
@@ -155,7 +165,7 @@ pub(super) fn raw_between(
     let mut rows = statement.query(params![from, to, check, at_most])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(observation(row)?.0);
+        found.push((row.get(0)?, observation(row)?.0));
     }
     Ok(found)
 }
