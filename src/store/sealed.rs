@@ -150,22 +150,21 @@ fn delivery(mail: &Mail) -> Result<Delivery, Fault> {
     })
 }
 
-/// The latest sealed observations of a check before a number, oldest first: those since `since` and at least `at_least`, and
-/// never more than `at_most`.
+/// Adds the latest sealed observations of a check before a number, newest first: those since `since` and until there are at
+/// least `at_least`, and never more than `at_most`. When a day is damaged, those after it are added.
 pub(super) fn latest_before(
     connection: &Connection,
     check: i64,
     before: i64,
     (since, at_least, at_most): (Timestamp, usize, usize),
-) -> Result<Vec<Observation>, Fault> {
+    found: &mut Vec<Observation>,
+) -> Result<(), Fault> {
     let last = (before.saturating_sub(1) >> SLOT_BITS) / DAY_MS;
-    let mut found: Vec<Observation> = Vec::new();
     for day in (last - DAYS_BACK..=last).rev() {
         let (from, to) = (encode::first_id_of_day(day), encode::first_id_of_day(day + 1));
         for o in between(connection, check, from, to.min(before), usize::MAX)?.into_iter().rev() {
             if found.len() >= at_most || (found.len() >= at_least && o.at < since) {
-                found.reverse();
-                return Ok(found);
+                return Ok(());
             }
             found.push(o);
         }
@@ -173,8 +172,7 @@ pub(super) fn latest_before(
             break;
         }
     }
-    found.reverse();
-    Ok(found)
+    Ok(())
 }
 
 /// The latest sealed observation of a check at this number, of which no raw one is left.

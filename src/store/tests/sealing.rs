@@ -292,3 +292,46 @@ fn what_is_rolled_back_in_the_middle_of_sealing_is_sealed_anew() {
     maintain(&mut writer, LATER, &keep);
     assert_eq!(everything(&place)[&check("mail/a")].len(), 3 * 1_440);
 }
+
+#[test]
+fn what_is_damaged_of_one_check_hides_no_other() {
+    let place = Place::new();
+    let mut writer = delivered(&place);
+    writer.commit(&[observed("mail/b", at(60), Outcome::Ok, 5)]).expect("a commit");
+    maintain(&mut writer, LATER, &KEEP);
+    // Seen since, and its evidence damaged in between.
+    let mut failed = Observation::new(LATER, Outcome::Failed, Duration::from_millis(5));
+    failed.reason = Some(Reason::new(Phase::Connect, Kind::Refused, "connection refused"));
+    for (seconds, outcome) in [(1, Outcome::Ok), (2, Outcome::Failed), (3, Outcome::Ok)] {
+        let at = LATER + Duration::from_secs(seconds);
+        let o = match outcome {
+            Outcome::Failed => Observation { at, ..failed.clone() },
+            _ => Observation::new(at, outcome, Duration::from_millis(5)),
+        };
+        writer.commit(&[Commit { observation: Some((check("mail/c"), o)), ..Commit::default() }]).expect("a commit");
+    }
+    let sql = place.sql();
+    sql.execute("UPDATE evidence SET json = '{' WHERE json LIKE '%refused%'", []).expect("damaged");
+    sql.execute("UPDATE block SET data = x'0102' WHERE id >> 44 = ?1", [DAY + 2]).expect("damaged");
+    let count = |known: &super::Whole, name: &str| known.recent.get(&check(name)).map_or(0, Vec::len);
+    let known = restore(&mut writer, LATER, &["mail/a", "mail/b", "mail/c"]);
+    assert_eq!((count(&known, "mail/a"), count(&known, "mail/b"), count(&known, "mail/c")), (0, 1, 2));
+    let checks = place.reader().checks().expect("checks");
+    let told: Vec<_> = checks.iter().map(|c| (c.check.as_str(), c.last.is_some())).collect();
+    assert_eq!(told, [("mail/a", false), ("mail/b", true), ("mail/c", true)]);
+    assert!(place.reader().knows(&check("mail/a")).expect("checks"));
+}
+
+#[test]
+fn a_sealed_day_is_told_also_when_its_roll_up_is_gone() {
+    let place = Place::new();
+    let mut writer = delivered(&place);
+    writer.commit(&[observed("mail/b", at(60), Outcome::Ok, 5)]).expect("a commit");
+    let keep = Keep { daily: Duration::from_secs(7 * 86_400), ..KEEP };
+    maintain(&mut writer, LATER, &keep);
+    let rolled: i64 =
+        place.sql().query_row("SELECT count(DISTINCT day) FROM daily", [], |row| row.get(0)).expect("a count");
+    assert_eq!(rolled, 2);
+    let all = everything(&place);
+    assert_eq!((all[&check("mail/a")].len(), all[&check("mail/b")].len()), (3 * 1_440, 1));
+}
