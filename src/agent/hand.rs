@@ -226,9 +226,32 @@ fn words(what: &str) -> String {
 fn open(path: PathBuf, setup: &Setup) -> Result<(Writer, Remembered), StoreError> {
     let now = clock::now();
     let mut writer = Writer::open(&path, now)?;
-    rename(&mut writer, &setup.renames).1?;
-    let past = restore(&mut writer, setup, now, &HashSet::new())?;
-    Ok((writer, past))
+    let (_, past) = prepare(&mut writer, setup, now, &HashSet::new());
+    Ok((writer, past?))
+}
+
+/// Renames checks and reads what the core goes on from, which writes what is new in the plan: on a full disk, into the
+/// space of the reserve. What was renamed, also if the rest fails.
+fn prepare(
+    writer: &mut Writer,
+    setup: &Setup,
+    now: Timestamp,
+    tracked: &HashSet<CheckName>,
+) -> (Renames, Result<Remembered, StoreError>) {
+    let mut renamed = Renames::new();
+    let mut once = |writer: &mut Writer| {
+        let (done, result) = rename(writer, &setup.renames);
+        renamed.extend(done);
+        result.and_then(|()| restore(writer, setup, now, tracked))
+    };
+    let mut result = once(writer);
+    if let Err(error) = &result
+        && writer.release_reserve(error)
+    {
+        tracing::error!(%error, "the disk is full: the reserve beside the database is given up to go on");
+        result = once(writer);
+    }
+    (renamed, result)
 }
 
 fn carry_out(writer: &mut Writer, work: Work) -> Done {
@@ -239,16 +262,13 @@ fn carry_out(writer: &mut Writer, work: Work) -> Done {
             drop(group);
             Done::Committed(result.map_err(|error| Refusal { released: writer.release_reserve(&error), error }))
         }
-        Work::Prepare(setup, now, tracked) => {
-            let (renamed, result) = rename(writer, &setup.renames);
-            match result.and_then(|()| restore(writer, &setup, now, &tracked)) {
-                Ok(past) => Done::Prepared(Ok(past), renamed),
-                Err(error) => {
-                    rename_back(writer, &renamed);
-                    Done::Prepared(Err(error), Renames::new())
-                }
+        Work::Prepare(setup, now, tracked) => match prepare(writer, &setup, now, &tracked) {
+            (renamed, Ok(past)) => Done::Prepared(Ok(past), renamed),
+            (renamed, Err(error)) => {
+                rename_back(writer, &renamed);
+                Done::Prepared(Err(error), Renames::new())
             }
-        }
+        },
         Work::RenameBack(renamed) => {
             rename_back(writer, &renamed);
             Done::RenamedBack
@@ -257,7 +277,7 @@ fn carry_out(writer: &mut Writer, work: Work) -> Done {
             let resumed = writer.resume(&check);
             Done::Resumed(check, resumed)
         }
-        Work::Maintain(now, keep) => Done::Maintained(writer.maintain(now, &keep)),
+        Work::Maintain(now, keep) => Done::Maintained(writer.maintain_by(now, clock::uptime(), &keep)),
         Work::Reserve => Done::Reserved(writer.keep_reserve()),
     }
 }

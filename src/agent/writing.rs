@@ -300,6 +300,12 @@ impl Beating {
         match result {
             Ok(done) => {
                 tracing::debug!(?done, "upkeep of the store");
+                if done.put_off {
+                    tracing::warn!(
+                        "the clock is days ahead of what was recorded last: until it has been steady for an hour, nothing \
+                         is rolled up or deleted"
+                    );
+                }
                 self.upkeep_left = done.more;
                 if self.upkeep_error.take().is_some() {
                     tracing::warn!("upkeep of the store works again");

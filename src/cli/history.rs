@@ -53,7 +53,7 @@ pub async fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let places = cx.places()?;
     records::unless_it_hangs(cx).await?;
     let reader = Reader::open(&places.store.path)?;
-    if !reader.checks()?.iter().any(|c| c.check == args.check) {
+    if !reader.knows(&args.check)? {
         let text = format!("nothing is known of a check `{}`; `bongsu status` lists them", args.check);
         return Err(Failure::usage(text));
     }

@@ -1,5 +1,7 @@
 //! Reading all observations of a time, raw and sealed, a part at a time.
 
+use std::collections::{HashMap, hash_map::Entry};
+
 use rusqlite::{OptionalExtension, params};
 
 use super::{
@@ -21,6 +23,8 @@ pub struct Cursor {
     id: i64,
     /// Within a sealed day, the number of the next check.
     check: i64,
+    /// The number of the first raw observation wanted.
+    raw: i64,
 }
 
 /// A part of a reading of many observations.
@@ -35,13 +39,14 @@ pub struct Exported {
 impl Cursor {
     /// Before the first observation of an instant.
     pub fn at(from: Timestamp) -> Self {
-        Self { id: encode::first_id(from), check: 0 }
+        let id = encode::first_id(from);
+        Self { id, check: 0, raw: id }
     }
 }
 
 impl Reader {
     /// Observations from `from` until before `to`, of one check or all: those of sealed days a day and check after the
-    /// other, then the raw ones, oldest first. A part is a check's sealed day, or `limit` raw ones at most; each is read
+    /// other, then those that are in none, oldest first. A part is a check's sealed day, or `limit` raw ones at most; each is read
     /// in a transaction of its own, so whoever takes long over one holds nothing.
     ///
     /// # Errors
@@ -59,7 +64,7 @@ impl Reader {
             if let Some(block) = next_block(c, from, to.min(raw_from), wanted)? {
                 return sealed_part(c, from, to, block);
             }
-            raw_part(c, from.id.max(raw_from), to, check, limit)
+            raw_part(c, from.raw, to, check, limit)
         })
     }
 }
@@ -121,7 +126,7 @@ fn sealed_part(c: &rusqlite::Connection, from: Cursor, to: i64, block: Block) ->
     let of_day = sealed::day_of_check(c, check, day)?;
     let rows =
         of_day.into_iter().filter(|(id, _)| (from.id..to).contains(id)).map(|(_, o)| (name.clone(), o)).collect();
-    let next = Cursor { id: from.id.max(encode::first_id_of_day(day)), check: check + 1 };
+    let next = Cursor { id: from.id.max(encode::first_id_of_day(day)), check: check + 1, raw: from.raw };
     Ok(Exported { rows, next: Some(next) })
 }
 
@@ -133,18 +138,34 @@ fn raw_part(
     limit: usize,
 ) -> Result<Exported, Fault> {
     let (mut found, mut last, mut failed) = (Vec::new(), None, None);
+    let raw_from = sealed::raw_from_id(c)?;
+    let mut numbers = HashMap::new();
+    let mut is_sealed = |id: i64, name: &CheckName| -> Result<bool, Fault> {
+        let (true, Some(check)) = (id < raw_from, sealed::check_id(c, name)?) else { return Ok(false) };
+        let of_day = match numbers.entry((check, day_of_id(id))) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(sealed::numbers(c, check, day_of_id(id))?),
+        };
+        Ok(of_day.contains(&id))
+    };
     read::each(c, from, to, check, |id, name, read| {
         last = Some(id);
         let name = name.ok_or_else(|| Fault::Inconsistent(format!("observation {id} has no check")));
-        match name.and_then(|name| Ok((read::check_name(&name)?, read?))) {
-            Ok(one) => found.push(one),
-            Err(error) => failed = Some(error),
+        let take = || {
+            let name = read::check_name(&name?)?;
+            if !is_sealed(id, &name)? {
+                found.push((name, read?));
+            }
+            Ok(())
+        };
+        if let Err(error) = take() {
+            failed = Some(error);
         }
         failed.is_none() && found.len() < limit
     })?;
     if let Some(error) = failed {
         return Err(error);
     }
-    let next = last.filter(|_| found.len() >= limit).map(|id| Cursor { id: id.saturating_add(1), check: 0 });
+    let next = last.filter(|_| found.len() >= limit).map(|id| Cursor { id: to, check: 0, raw: id.saturating_add(1) });
     Ok(Exported { rows: found, next })
 }

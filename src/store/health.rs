@@ -86,6 +86,9 @@ fn refuse(path: &Path, to: &Path, replace: Replace) -> Result<(), StoreError> {
         let reason = "its directory does not exist".into();
         return Err(StoreError::Copy { path: to.to_owned(), reason });
     }
+    if let Some(why) = is_companion(path, to) {
+        return in_use(why);
+    }
     if to.symlink_metadata().is_err() {
         return Ok(());
     }
@@ -103,6 +106,30 @@ fn refuse(path: &Path, to: &Path, replace: Replace) -> Result<(), StoreError> {
         return in_use("it is a database with a write-ahead log beside it, so somebody may be using it");
     }
     Ok(())
+}
+
+/// Why a name is not for a copy: what lies under it belongs to a database, or would be taken for it.
+fn is_companion(path: &Path, to: &Path) -> Option<&'static str> {
+    let there = open::identity(to);
+    let ours = |suffix: &&str| {
+        let companion = open::beside(path, suffix);
+        same_name(&companion, to) || (there.is_some() && there == open::identity(&companion))
+    };
+    if COMPANIONS.iter().chain(&[".lock", ".reserve"]).any(ours) {
+        return Some("it belongs to the database");
+    }
+    let name = to.file_name()?.to_str()?;
+    let database = COMPANIONS.iter().find_map(|suffix| name.strip_suffix(suffix))?;
+    to.with_file_name(database).exists().then_some("it would be taken for the log of the database beside it")
+}
+
+/// What SQLite keeps beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+/// Whether two paths, of files there or not, lead to one name in one directory.
+fn same_name(a: &Path, b: &Path) -> bool {
+    let directory = |path: &Path| open::identity(&directory_of(path));
+    a.file_name() == b.file_name() && directory(a) == directory(b)
 }
 
 /// Copies into an empty file and looks whether what arrived is whole.

@@ -4,17 +4,22 @@
 //! days are read from the raw observations in order; their sums are in memory until the day is read to its end,
 //! and only then written, so a crash in between merely starts the day again. Raw observations go by whole UTC
 //! days, and never before their day is rolled up and sealed.
+//!
+//! A wall clock that is wrong must not make any of this happen before its time, and what it has moved is moved back when
+//! it is right again: see [`Writer::maintain_by`] and [`Upkeep::amend`]. What arrives for a day that is sealed stays raw
+//! until that day is over; then it is added to its blocks, and the day is rolled up from them once more.
 
 use std::{collections::BTreeSet, time::Duration};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::{
+    doubt::Doubt,
     encode::{day_of, first_id_of_day},
     error::{Fault, StoreError},
     open,
     roll::{Roll, first_day},
-    seal::{Seal, first_block_of_day},
+    seal::{Seal, day_and_check, first_block_of_day},
     writer::Writer,
 };
 use crate::value::Timestamp;
@@ -33,18 +38,6 @@ const INCIDENTS_MAX: i64 = 100;
 
 /// How often old incidents and free space are looked for; neither is urgent.
 const LOOK_EVERY: Duration = Duration::from_secs(3_600);
-
-/// A write-ahead log of this size means a reader has kept it from being folded in.
-const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
-/// How often a large log is folded in by force.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(60);
-
-/// Free pages worth giving back: 8 MiB of pages of 4 KiB, and a quarter of the file; daily work reuses the others.
-const FREE_PAGES_MIN: i64 = 2_048;
-
-/// Free pages given back in one call.
-const FREE_PAGES_STEP: usize = 500;
 
 /// How long things are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +63,8 @@ pub struct Maintained {
     pub deleted_rows: usize,
     /// Whether there is more to do at once.
     pub more: bool,
+    /// Whether all of it is put off, from this call on, because the wall clock cannot be believed yet.
+    pub put_off: bool,
 }
 
 /// Where upkeep stands.
@@ -79,14 +74,18 @@ pub(super) struct Upkeep {
     rolled_until: Option<i64>,
     /// Days before this one may have lost raw observations.
     raw_from: Option<i64>,
-    /// Rolled-up days that have changed since.
+    /// Days rolled up or sealed that have changed since.
     dirty: BTreeSet<i64>,
     roll: Option<Roll>,
     seal: Option<Seal>,
+    /// A changed day that was sealed, and whose blocks hold all of it again.
+    added: Option<i64>,
+    /// Why the clock is not believed, if it is not.
+    doubt: Option<Doubt>,
     /// Whether raw rows before `raw_from` may be left.
     deleting: bool,
     look_at: Timestamp,
-    checkpoint_at: Timestamp,
+    pub(super) checkpoint_at: Timestamp,
     /// Set after a rollback: what stands here may be ahead of the file.
     stale: bool,
 }
@@ -111,8 +110,8 @@ impl Upkeep {
 
     fn refresh(&mut self, connection: &Connection) -> Result<(), Fault> {
         if self.stale {
-            let (look_at, checkpoint_at) = (self.look_at, self.checkpoint_at);
-            *self = Self { look_at, checkpoint_at, ..Self::load(connection)? };
+            let (look_at, checkpoint_at, doubt) = (self.look_at, self.checkpoint_at, self.doubt);
+            *self = Self { look_at, checkpoint_at, doubt, ..Self::load(connection)? };
         }
         Ok(())
     }
@@ -123,11 +122,52 @@ impl Upkeep {
         if self.roll.as_ref().is_some_and(|roll| roll.day == day && (roll.ready.is_some() || id <= roll.cursor)) {
             self.roll = None;
         }
+        if self.seal.as_ref().is_some_and(|seal| seal.day == day) {
+            self.seal = None;
+        }
+        self.added = self.added.filter(|added| *added != day);
         let rolled = self.rolled_until.is_some_and(|until| day < until);
-        let whole = self.raw_from.is_none_or(|from| day >= from);
-        if rolled && whole && self.dirty.insert(day) {
+        if (rolled || self.is_sealed(day)) && self.dirty.insert(day) {
             tx.execute("INSERT OR IGNORE INTO dirty_day (day) VALUES (?1)", [day])?;
         }
+        Ok(())
+    }
+
+    fn is_sealed(&self, day: i64) -> bool {
+        self.raw_from.is_some_and(|from| day < from)
+    }
+
+    /// Takes back what was moved too far while the wall clock was ahead: days that are not over are not rolled up, and
+    /// those within their retention not to be deleted. What is sealed stays so.
+    fn amend(&mut self, connection: &mut Connection, now: Timestamp, keep: &Keep) -> Result<(), Fault> {
+        let raw_from = match self.raw_from {
+            Some(from) if from > day_of(now - keep.raw) => {
+                let last: Option<i64> = connection
+                    .prepare_cached("SELECT max(id) FROM block WHERE id < ?1")?
+                    .query_row([first_block_of_day(from)], |row| row.get(0))?;
+                let unsealed = last.map_or(0, |id| day_and_check(id).0 + 1);
+                Some(day_of(now - keep.raw).max(unsealed).min(from))
+            }
+            other => other,
+        };
+        // From there on all observations are there to roll days up anew.
+        let open = day_of(now).max(raw_from.unwrap_or(0));
+        let rolled_until = self.rolled_until.map(|until| until.min(open));
+        if (raw_from, rolled_until) == (self.raw_from, self.rolled_until) {
+            return Ok(());
+        }
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for (key, value) in [("raw_from", raw_from), ("rolled_until", rolled_until)] {
+            if value.is_some() {
+                tx.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)", params![key, value])?;
+            }
+        }
+        // A day that is open is read as it is, whatever changes in it.
+        let open = rolled_until.unwrap_or(0).max(raw_from.unwrap_or(0));
+        tx.execute("DELETE FROM dirty_day WHERE day >= ?1", [open])?;
+        tx.commit()?;
+        self.dirty.retain(|day| *day < open);
+        (self.raw_from, self.rolled_until, self.roll, self.seal) = (raw_from, rolled_until, None, None);
         Ok(())
     }
 }
@@ -150,15 +190,45 @@ impl Writer {
         result.map(|()| done).map_err(|e| e.at(&self.path, "maintaining it"))
     }
 
+    /// The same with a reading of the wall clock that may be wrong, and the time that this process has run, which is not:
+    /// while the wall clock is more than a day ahead of what is rolled up, nothing is done until it has gone on steadily
+    /// for an hour. After a machine was off for long that hour is of no account, and a clock that is not set yet, or was
+    /// set wrong for a while, makes nobody's history too old.
+    pub fn maintain_by(&mut self, now: Timestamp, running: Duration, keep: &Keep) -> Result<Maintained, StoreError> {
+        let mut believed = || -> Result<(bool, bool), Fault> {
+            self.upkeep.refresh(&self.connection)?;
+            let closed = day_of(now - ROLL_UP_AFTER);
+            let known = match self.upkeep.rolled_until {
+                None => first_day(&self.connection, 0)?,
+                until => until,
+            };
+            if known.is_none_or(|day| closed <= day + 1) {
+                self.upkeep.doubt = None;
+                return Ok((true, false));
+            }
+            let begins = self.upkeep.doubt.is_none();
+            let doubt = self.upkeep.doubt.get_or_insert(Doubt { now, running });
+            Ok((doubt.is_over(now, running), begins))
+        };
+        match believed().map_err(|e| e.at(&self.path, "maintaining it"))? {
+            (true, _) => self.maintain(now, keep),
+            (false, begins) => Ok(Maintained { put_off: begins, ..Maintained::default() }),
+        }
+    }
+
     fn try_maintain(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
         self.upkeep.refresh(&self.connection)?;
-        self.roll_up(now, done)?;
-        if done.rolled_rows == 0 {
+        self.upkeep.amend(&mut self.connection, now, keep)?;
+        let added = self.add_to_sealed(now, done)?;
+        if added {
+            self.roll_up(now, done)?;
+        }
+        if added && done.rolled_rows == 0 {
             self.retire_raw(now, keep, done)?;
             self.delete_blocks(now, keep, done)?;
             self.delete_daily(now, keep, done)?;
         }
-        if now >= self.upkeep.look_at {
+        if is_due(now, self.upkeep.look_at, LOOK_EVERY) {
             let deleted = self.delete_incidents(now, keep)? + self.delete_flights(now)?;
             done.deleted_rows += deleted;
             if deleted > 0 || self.give_back()? {
@@ -173,11 +243,29 @@ impl Writer {
     // -----------------------------------------------------------------------------------------------------------
     // Roll-up
 
+    /// Adds what has come for a sealed day since to its blocks, so that it can be rolled up from them. Whether there is
+    /// nothing left to add.
+    fn add_to_sealed(&mut self, now: Timestamp, done: &mut Maintained) -> Result<bool, Fault> {
+        let closed = day_of(now - ROLL_UP_AFTER);
+        let changed = self.upkeep.dirty.first().copied().filter(|day| *day < closed && self.upkeep.is_sealed(*day));
+        let Some(day) = changed.filter(|day| self.upkeep.added != Some(*day)) else { return Ok(true) };
+        done.more = true;
+        if self.upkeep.seal.as_ref().is_none_or(|seal| seal.day != day) {
+            self.upkeep.seal = Some(Seal::start(day, true));
+        }
+        let Some(seal) = &mut self.upkeep.seal else { return Ok(false) };
+        if seal.go_on(&mut self.connection)? {
+            (self.upkeep.seal, self.upkeep.added, self.upkeep.roll) = (None, Some(day), None);
+            done.sealed_days = 1;
+        }
+        Ok(false)
+    }
+
     fn roll_up(&mut self, now: Timestamp, done: &mut Maintained) -> Result<(), Fault> {
         let closed = day_of(now - ROLL_UP_AFTER);
         if self.upkeep.roll.is_none() {
             let Some(day) = self.next_day(closed)? else { return Ok(()) };
-            self.upkeep.roll = Some(Roll::start(&self.connection, day)?);
+            self.upkeep.roll = Some(Roll::start(&self.connection, day, self.upkeep.is_sealed(day))?);
         }
         let Some(roll) = &mut self.upkeep.roll else { return Ok(()) };
         done.more = true;
@@ -197,6 +285,8 @@ impl Writer {
         if again {
             tx.execute("DELETE FROM dirty_day WHERE day = ?1", [day])?;
             dirty.remove(&day);
+            // What was added to its blocks is there twice.
+            self.upkeep.deleting |= self.upkeep.is_sealed(day);
             if carry_changed && rolled_until.is_some_and(|until| day + 1 < until) {
                 tx.execute("INSERT OR IGNORE INTO dirty_day (day) VALUES (?1)", [day + 1])?;
                 dirty.insert(day + 1);
@@ -214,7 +304,7 @@ impl Writer {
 
     /// The day to be rolled up next, among those before `closed`.
     fn next_day(&self, closed: i64) -> Result<Option<i64>, Fault> {
-        if let Some(dirty) = self.upkeep.dirty.first() {
+        if let Some(dirty) = self.upkeep.dirty.first().filter(|day| **day < closed) {
             return Ok(Some(*dirty));
         }
         let next = match self.upkeep.rolled_until {
@@ -246,7 +336,7 @@ impl Writer {
             Some(day) if day < day_of(now - keep.blocks) => day,
             Some(day) => {
                 if self.upkeep.seal.as_ref().is_none_or(|seal| seal.day != day) {
-                    self.upkeep.seal = Some(Seal::start(&self.connection, day)?);
+                    self.upkeep.seal = Some(Seal::start(day, false));
                 }
                 let Some(seal) = &mut self.upkeep.seal else { return Ok(()) };
                 if !seal.go_on(&mut self.connection)? {
@@ -267,6 +357,9 @@ impl Writer {
     /// Deletes raw observations of days that are sealed, but for the latest of a check: it tells how the check stands.
     fn delete_raw(&mut self, done: &mut Maintained) -> Result<(), Fault> {
         let from = self.upkeep.raw_from.unwrap_or(0);
+        // What has come for a sealed day is not in its blocks yet.
+        let from = self.upkeep.dirty.first().map_or(from, |day| from.min(*day));
+        self.known.values_mut().for_each(|known| known.forget_evidence_before(from));
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = first_id_of_day(from);
         let mut deleted = tx
@@ -310,7 +403,8 @@ impl Writer {
     }
 
     fn delete_daily(&mut self, now: Timestamp, keep: &Keep, done: &mut Maintained) -> Result<(), Fault> {
-        let before = day_of(now - keep.daily);
+        // What is not sealed yet is.
+        let before = day_of(now - keep.daily).min(self.upkeep.raw_from.unwrap_or(0));
         let deleted = self
             .connection
             .prepare_cached(
@@ -355,39 +449,11 @@ impl Writer {
         tx.commit()?;
         Ok(deleted)
     }
+}
 
-    // -----------------------------------------------------------------------------------------------------------
-    // Space
-
-    /// Gives free pages back to the file system when they are many; whether there are more.
-    fn give_back(&self) -> Result<bool, Fault> {
-        let read = |sql: &str| self.connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-        let (free, all) = (read("PRAGMA freelist_count")?, read("PRAGMA page_count")?);
-        if free <= FREE_PAGES_MIN.max(all / 4) {
-            return Ok(false);
-        }
-        // One row per page given back.
-        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({FREE_PAGES_STEP})"))?;
-        let mut rows = statement.query([])?;
-        while rows.next()?.is_some() {}
-        Ok(true)
-    }
-
-    /// Commits fold the log in by themselves; one that grew because of a long reader is folded in here and cut.
-    fn checkpoint(&mut self, now: Timestamp) -> Result<(), Fault> {
-        if now < self.upkeep.checkpoint_at {
-            return Ok(());
-        }
-        self.upkeep.checkpoint_at = now + CHECKPOINT_EVERY;
-        if open::wal_bytes(&self.path) <= WAL_BYTES_MAX {
-            return Ok(());
-        }
-        // Without waiting: while a reader is still there, the next minute will do.
-        self.connection.busy_timeout(Duration::ZERO)?;
-        let result = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        self.connection.busy_timeout(open::BUSY_WAIT)?;
-        Ok(result?)
-    }
+/// Whether something done every so often is due. A time further off was set while the clock was ahead.
+pub(super) fn is_due(now: Timestamp, at: Timestamp, every: Duration) -> bool {
+    now >= at || at > now + every
 }
 
 /// Deletes the first rows with a number below `before`, at most [`DELETE_ROWS_MAX`].

@@ -21,6 +21,7 @@ mod audit;
 mod block;
 mod daily;
 mod day;
+mod doubt;
 mod encode;
 mod error;
 mod export;
@@ -38,6 +39,7 @@ mod roll;
 mod rows;
 mod seal;
 mod sealed;
+mod space;
 mod summed;
 mod writer;
 

@@ -105,30 +105,62 @@ pub(super) fn recent(
     at_least: usize,
     at_most: usize,
 ) -> Result<Vec<Observation>, Fault> {
+    match readable(connection, check, since, at_least, at_most)? {
+        (found, None) => Ok(found),
+        (_, Some(damage)) => Err(damage),
+    }
+}
+
+/// The same, as far as it can be read, and what keeps it from being all.
+pub(super) fn readable(
+    connection: &Connection,
+    check: &CheckName,
+    since: Timestamp,
+    at_least: usize,
+    at_most: usize,
+) -> Result<(Vec<Observation>, Option<Fault>), Fault> {
     let head: Option<(i64, i64)> = connection
         .prepare_cached(
             "SELECT l.check_id, l.observation FROM latest l JOIN known_check k ON k.id = l.check_id WHERE k.name = ?1",
         )?
         .query_row([check.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some((check, newest)) = head else { return Ok(Vec::new()) };
+    let Some((check, newest)) = head else { return Ok((Vec::new(), None)) };
     let raw_from = sealed::raw_from_id(connection)?;
+    // Days before that with observations that are not sealed yet.
+    let late: HashSet<i64> = connection
+        .prepare_cached("SELECT day FROM dirty_day WHERE day < ?1")?
+        .query_map([encode::day_of_id(raw_from)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
     let mut next = Some(newest);
-    let mut found = Vec::new();
+    let (mut found, mut damage) = (Vec::new(), None);
     // A chain leads to rows stored ever earlier, so it has no circle; in an edited file it may have one.
     let mut seen = HashSet::new();
     while let Some(id) = next
         && found.len() < at_most
         && seen.insert(id)
     {
-        // From here on the past is sealed.
-        if id < raw_from {
-            let more = (since, at_least.saturating_sub(found.len()), at_most - found.len());
-            let sealed = sealed::latest_before(connection, check, raw_from, more)?;
-            found.extend(sealed.into_iter().rev());
+        let raw = if id >= raw_from || late.contains(&encode::day_of_id(id)) {
+            match observation_by_id(connection, id) {
+                Err(Fault::Inconsistent(reason)) => {
+                    damage = Some(Fault::Inconsistent(reason));
+                    next = previous_of(connection, id)?;
+                    continue;
+                }
+                other => other?,
+            }
+        } else {
+            None
+        };
+        let Some((o, previous)) = raw else {
+            // From here on the past is sealed.
+            let before = if id < raw_from && late.is_empty() { raw_from } else { (id + 1).min(raw_from) };
+            match sealed::latest_before(connection, check, before, (since, at_least, at_most), &mut found) {
+                Err(Fault::Inconsistent(reason)) => damage = Some(Fault::Inconsistent(reason)),
+                other => other?,
+            }
             break;
-        }
-        let Some((o, previous)) = observation_by_id(connection, id)? else { break };
+        };
         if found.len() >= at_least && o.at < since {
             break;
         }
@@ -137,17 +169,26 @@ pub(super) fn recent(
     }
     found.reverse();
     found.sort_by_key(|o| o.at);
-    Ok(found)
+    Ok((found, damage))
 }
 
-/// Raw observations of a check between two numbers, oldest first.
+/// The number of the observation stored before this one.
+fn previous_of(connection: &Connection, id: i64) -> Result<Option<i64>, Fault> {
+    let link: Option<Option<i64>> = connection
+        .prepare_cached("SELECT previous FROM observation WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    Ok(link.flatten().map(|link| encode::linked(id, link)))
+}
+
+/// Raw observations of a check between two numbers, oldest first, with their numbers.
 pub(super) fn raw_between(
     connection: &Connection,
     check: i64,
     from: i64,
     to: i64,
     at_most: usize,
-) -> Result<Vec<Observation>, Fault> {
+) -> Result<Vec<(i64, Observation)>, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {COLUMNS} FROM {TABLES} WHERE o.id >= ?1 AND o.id < ?2 AND o.check_id = ?3 ORDER BY o.id LIMIT ?4"
     ))?;
@@ -155,7 +196,7 @@ pub(super) fn raw_between(
     let mut rows = statement.query(params![from, to, check, at_most])?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        found.push(observation(row)?.0);
+        found.push((row.get(0)?, observation(row)?.0));
     }
     Ok(found)
 }

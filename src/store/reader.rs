@@ -33,7 +33,7 @@ pub struct CheckStatus {
     pub check: CheckName,
     /// Its state's word, and since when; absent before the first verdict.
     pub state: Option<(String, Timestamp)>,
-    /// Its latest observation, as far as kept.
+    /// Its latest observation, as far as it is kept and can be read.
     pub last: Option<Observation>,
 }
 
@@ -109,6 +109,11 @@ impl Reader {
         })
     }
 
+    /// Whether this check was ever seen.
+    pub fn knows(&self, check: &CheckName) -> Result<bool, StoreError> {
+        self.ask("reading the checks", |c| Ok(sealed::check_id(c, check)?.is_some()))
+    }
+
     /// Every check that was ever seen, by name.
     pub fn checks(&self) -> Result<Vec<CheckStatus>, StoreError> {
         self.ask("reading the checks", |c| {
@@ -123,8 +128,7 @@ impl Reader {
                 let state: Option<String> = row.get(1)?;
                 let since: Option<i64> = row.get(2)?;
                 let last = match (row.get::<_, i64>(4)?, row.get::<_, Option<i64>>(3)?) {
-                    (check, Some(id)) if id < raw_from => sealed::at_number(c, check, id)?,
-                    (_, Some(id)) => read::observation_by_id(c, id)?.map(|(o, _)| o),
+                    (check, Some(id)) => last_of(c, check, id, raw_from)?,
                     (_, None) => None,
                 };
                 found.push(CheckStatus {
@@ -257,6 +261,21 @@ impl Reader {
             Some(check) => sealed::between(c, check, encode::first_id(from), encode::first_id(to), ROWS_MAX),
             None => Ok(Vec::new()),
         })
+    }
+}
+
+/// The latest observation of a check. One that is damaged is none: how the check stands is told all the same.
+fn last_of(c: &Connection, check: i64, id: i64, raw_from: i64) -> Result<Option<Observation>, Fault> {
+    let read = || -> Result<Option<Observation>, Fault> {
+        let sealed = if id < raw_from { sealed::at_number(c, check, id)? } else { None };
+        match sealed {
+            Some(observation) => Ok(Some(observation)),
+            None => Ok(read::observation_by_id(c, id)?.map(|(o, _)| o)),
+        }
+    };
+    match read() {
+        Err(Fault::Inconsistent(_)) => Ok(None),
+        other => other,
     }
 }
 

@@ -44,12 +44,14 @@ struct Wanted {
     evidence: Option<(i64, i64)>,
     /// What it says that is gone on from.
     says: Says,
+    /// Whether it was said that not all of it can be read.
+    damaged: bool,
 }
 
 impl Wanted {
     fn new(place: usize, check: CheckName, since: Timestamp) -> Self {
         let says = Says::default();
-        Self { place, check, since, count: 0, first: i64::MAX, all: false, evidence: None, says }
+        Self { place, check, since, count: 0, first: i64::MAX, all: false, evidence: None, says, damaged: false }
     }
 
     /// Takes in the one before; whether it is wanted.
@@ -60,6 +62,17 @@ impl Wanted {
             self.first = id;
         }
         !self.all
+    }
+
+    /// What is damaged of one check keeps no other from being watched, nor this one.
+    fn say_damaged(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.damaged, true) {
+            tracing::error!(
+                check = %self.check,
+                reason,
+                "not all of what was seen lately can be read; it goes on from the rest, and `bongsu db check` says more"
+            );
+        }
     }
 
     /// An observation without a message.
@@ -92,7 +105,8 @@ struct Says {
 
 /// Gives of each check its observations since an instant and at least [`RECENT_MIN`], as far as they are kept, and at
 /// most [`RECENT_MAX`]: its place, and the observation, each check's oldest first. Observations without a message come
-/// without phases, address, TLS facts and details: nothing is gone on from those.
+/// without phases, address, TLS facts and details: nothing is gone on from those. What is damaged is left out, and logged
+/// once for each check.
 pub(super) fn of_all(
     connection: &Connection,
     checks: impl Iterator<Item = (CheckName, Timestamp)>,
@@ -115,17 +129,22 @@ pub(super) fn of_all(
         while let Some(row) = rows.next()? {
             let (id, check): (i64, i64) = (row.get(0)?, row.get(1)?);
             let Some(of) = whole.get_mut(&check).filter(|of| id >= of.first) else { continue };
-            match row.get(4)? {
-                true => {
-                    let found = read::observation_by_id(connection, id)?;
-                    found.iter().for_each(|(observation, _)| each(of.place, observation));
-                }
-                false => each(of.place, &of.plain(connection, check, row)?),
+            let read = match row.get(4)? {
+                true => read::observation_by_id(connection, id).map(|found| found.map(|(observation, _)| observation)),
+                false => of.plain(connection, check, row).map(Some),
+            };
+            match read {
+                Ok(found) => found.iter().for_each(|observation| each(of.place, observation)),
+                Err(Fault::Inconsistent(reason)) => of.say_damaged(&reason),
+                Err(error) => return Err(error),
             }
         }
     }
-    for of in rest.into_values() {
-        let found = read::recent(connection, &of.check, of.since, RECENT_MIN, RECENT_MAX)?;
+    for mut of in rest.into_values() {
+        let (found, damage) = read::readable(connection, &of.check, of.since, RECENT_MIN, RECENT_MAX)?;
+        if let Some(damage) = damage {
+            of.say_damaged(&damage.to_string());
+        }
         found.iter().for_each(|observation| each(of.place, observation));
     }
     Ok(())

@@ -8,8 +8,10 @@ use super::{
     day::{Counts, Day},
     encode::{self, DAY_MS, SLOT_BITS, first_id_of_day},
     error::Fault,
+    seal::{block_id, day_and_check},
+    sealed,
 };
-use crate::observation::{Accept, Fate};
+use crate::observation::{Accept, Delivery, Fate};
 
 /// How long one observation speaks for the time after it when the check's interval is not known.
 pub(super) const HOLD_DEFAULT_MS: i64 = 3_600_000;
@@ -25,6 +27,8 @@ pub(super) struct Roll {
     pub day: i64,
     /// The number of the last observation that was read.
     pub cursor: i64,
+    /// Of a day that is sealed, the first number of the blocks still to be read.
+    blocks: Option<i64>,
     holds: HashMap<i64, i64>,
     days: HashMap<i64, Day>,
     /// What is still to be written, once all is read.
@@ -121,18 +125,29 @@ pub(super) fn add_rows(
 }
 
 impl Roll {
-    pub fn start(connection: &Connection, day: i64) -> Result<Self, Fault> {
+    /// Begins with a day; `sealed` is one whose observations are all in blocks.
+    pub fn start(connection: &Connection, day: i64, sealed: bool) -> Result<Self, Fault> {
         let holds = holds(connection)?;
         let days = begin_day(connection, day, &holds)?;
-        let cursor = first_id_of_day(day) - 1;
-        Ok(Self { day, cursor, holds, days, ready: None, carry_changed: false, carries: false })
+        let (cursor, blocks) = match sealed {
+            true => (first_id_of_day(day + 1), Some(block_id(day, 0, 0))),
+            false => (first_id_of_day(day) - 1, None),
+        };
+        Ok(Self { day, cursor, blocks, holds, days, ready: None, carry_changed: false, carries: false })
     }
 
     /// Reads on; at the end of the day, makes the rows ready.
     pub fn read(&mut self, connection: &Connection) -> Result<usize, Fault> {
-        let (last, count) = add_rows(connection, self.day, self.cursor, ROLL_ROWS_MAX, &self.holds, &mut self.days)?;
-        self.cursor = last;
-        if count < ROLL_ROWS_MAX {
+        let (count, at_end) = match self.blocks {
+            None => {
+                let (last, count) =
+                    add_rows(connection, self.day, self.cursor, ROLL_ROWS_MAX, &self.holds, &mut self.days)?;
+                self.cursor = last;
+                (count, count < ROLL_ROWS_MAX)
+            }
+            Some(from) => self.add_blocks(connection, from)?,
+        };
+        if at_end {
             let end_ms = (self.day + 1).saturating_mul(DAY_MS);
             let mut ready: Vec<_> = self.days.drain().collect();
             ready.sort_by_key(|(check, _)| std::cmp::Reverse(*check));
@@ -147,23 +162,76 @@ impl Roll {
         Ok(count)
     }
 
+    /// Adds the next check's sealed observations; how many, and whether that was all.
+    fn add_blocks(&mut self, connection: &Connection, from: i64) -> Result<(usize, bool), Fault> {
+        let next: Option<i64> = connection
+            .prepare_cached("SELECT min(id) FROM block WHERE id >= ?1 AND id < ?2")?
+            .query_row([from, block_id(self.day + 1, 0, 0)], |row| row.get(0))?;
+        let Some((_, check)) = next.map(day_and_check) else { return Ok((0, true)) };
+        self.blocks = Some(block_id(self.day, check + 1, 0));
+        match sealed::day_of_check(connection, check, self.day) {
+            Ok(all) => {
+                let hold_ms = self.holds.get(&check).copied().unwrap_or(HOLD_DEFAULT_MS);
+                let sums = self.days.entry(check).or_insert_with(|| Day::new(self.day, hold_ms, None));
+                for (id, o) in &all {
+                    let latency_us = encode::to_us(o.latency());
+                    sums.push(id >> SLOT_BITS, o.outcome, latency_us, o.delivery.as_ref().map(counts_of));
+                }
+                Ok((all.len().max(1), false))
+            }
+            // What cannot be read any more is told as it was.
+            Err(Fault::Inconsistent(_)) => {
+                self.days.remove(&check);
+                Ok((1, false))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes some rows; whether all are written.
     pub fn write(&mut self, tx: &Transaction<'_>, again: bool) -> Result<bool, Fault> {
         let Some(ready) = &mut self.ready else { return Ok(false) };
         for _ in 0..DAILY_ROWS_MAX {
             let Some((check, mut day)) = ready.pop() else { return Ok(true) };
             let last = day.finish(i64::MAX).map(|(at_ms, outcome)| (at_ms, encode::outcome_code(outcome)));
+            let before: Option<(Option<i64>, Option<i64>, i64)> = tx
+                .prepare_cached(
+                    "SELECT last_at, last_outcome, ok + slow + failed + unknown FROM daily
+                     WHERE day = ?1 AND check_id = ?2",
+                )?
+                .query_row([self.day, check], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+                .optional()?;
+            // A day that was rolled up when more of it was there tells more than what is left.
+            let attempts = day.attempts.iter().sum::<u64>().cast_signed();
+            if before.is_some_and(|(_, _, told)| told > attempts) {
+                continue;
+            }
             if again {
-                let before: Option<(Option<i64>, Option<i64>)> = tx
-                    .prepare_cached("SELECT last_at, last_outcome FROM daily WHERE day = ?1 AND check_id = ?2")?
-                    .query_row([self.day, check], |row| Ok((row.get(0)?, row.get(1)?)))
-                    .optional()?;
-                let before = before.and_then(|(at, outcome)| at.zip(outcome));
+                let before = before.and_then(|(at, outcome, _)| at.zip(outcome));
                 self.carry_changed |= before != last;
             }
             write_day(tx, self.day, check, &day, last)?;
         }
         Ok(ready.is_empty())
+    }
+}
+
+fn counts_of(delivery: &Delivery) -> Counts {
+    let (fates, duplicates) = (delivery.fates, u64::from(delivery.duplicates));
+    let messages = u64::from(fates.messages());
+    if messages == 0 {
+        return Counts {
+            sent: u64::from(matches!(delivery.accept, Accept::Accepted | Accept::Uncertain)),
+            lost: u64::from(delivery.fate == Fate::Lost),
+            late: u64::from(delivery.fate == Fate::Late),
+            duplicated: u64::from(duplicates > 0),
+        };
+    }
+    Counts {
+        sent: messages.saturating_sub(u64::from(fates.unsent)),
+        lost: u64::from(fates.lost),
+        late: u64::from(fates.late),
+        duplicated: duplicates.min(messages),
     }
 }
 

@@ -4,19 +4,26 @@
 //! full or the day is read; then it is written. Should the chain not lead to as many as the roll-up has counted (an attempt
 //! that was told after later ones), the day is read from its start instead. A crash in between leaves blocks beside raw
 //! observations, which count until the day is done; then the next start seals the day anew.
+//!
+//! Observations that arrive for a day that is sealed are added to its blocks as further parts: what is sealed stays as
+//! it is, readable or not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use rusqlite::{Connection, OptionalExtension, Row as SqlRow, Transaction, TransactionBehavior, params};
 
 use super::{
     block::{self, FACTS, Mail, Row, Rows},
-    encode::{self, SLOT_BITS, first_id_of_day},
+    encode::{self, first_id_of_day},
     error::Fault,
+    sealed,
 };
 
 /// Observations read in one call: a few milliseconds.
 const SEAL_ROWS: usize = 2_000;
+
+/// Observations looked at in one call to see which checks have how many: of each its number only.
+const LOOK_ROWS: i64 = 20_000;
 
 /// Parts that a day of one check may have.
 const PART_BITS: u32 = 12;
@@ -45,7 +52,13 @@ pub(super) fn first_block_of_day(day: i64) -> i64 {
 /// The sealing of a day in progress.
 pub(super) struct Seal {
     pub day: i64,
-    /// Checks still to be sealed: number, instant of the day's last observation, how many the roll-up has counted.
+    /// Whether the day is sealed and has got more.
+    adding: bool,
+    /// Until all of the day was looked at: what was seen last.
+    looking: Option<i64>,
+    /// By check, the day's last observation and how many there are. Not by its roll-up, which may be gone.
+    seen: BTreeMap<i64, (i64, usize)>,
+    /// Checks still to be sealed, with these.
     left: VecDeque<(i64, i64, usize)>,
     current: Option<Gathering>,
 }
@@ -55,8 +68,12 @@ struct Gathering {
     check: i64,
     day: i64,
     expected: usize,
+    /// What is sealed already, if the day is.
+    sealed: Option<HashSet<i64>>,
     /// All that were read, those in blocks written already among them.
     count: usize,
+    /// Down the chain, the number of the last that was read.
+    below: i64,
     rows: Rows,
     /// Positions of pieces of evidence in `rows.texts`, by their numbers.
     texts: HashMap<i64, usize>,
@@ -79,29 +96,43 @@ enum Place {
 }
 
 impl Seal {
-    /// Begins with a day that is rolled up.
-    pub fn start(connection: &Connection, day: i64) -> Result<Self, Fault> {
-        let left = connection
-            .prepare_cached(
-                "SELECT check_id, coalesce(last_at, 0), ok + slow + failed + unknown AS attempts FROM daily
-                 WHERE day = ?1 AND attempts > 0 ORDER BY check_id",
-            )?
-            .query_map([day], |row| {
-                Ok((row.get(0)?, row.get(1)?, usize::try_from(row.get::<_, i64>(2)?).unwrap_or(0)))
-            })?
-            .collect::<Result<_, _>>()?;
-        Ok(Self { day, left, current: None })
+    /// Begins with a day that is over, and perhaps sealed before.
+    pub fn start(day: i64, adding: bool) -> Self {
+        let looking = Some(first_id_of_day(day) - 1);
+        Self { day, adding, looking, seen: BTreeMap::new(), left: VecDeque::new(), current: None }
+    }
+
+    /// Looks which checks have how many observations; whether all of the day was looked at.
+    fn look(&mut self, connection: &Connection) -> Result<bool, Fault> {
+        let Some(after) = self.looking else { return Ok(true) };
+        let mut statement = connection
+            .prepare_cached("SELECT id, check_id FROM observation WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3")?;
+        let mut rows = statement.query([after, first_id_of_day(self.day + 1), LOOK_ROWS])?;
+        let (mut last, mut count) = (after, 0);
+        while let Some(row) = rows.next()? {
+            (last, count) = (row.get(0)?, count + 1);
+            let seen = self.seen.entry(row.get(1)?).or_default();
+            *seen = (last, seen.1 + 1);
+        }
+        self.looking = (count == LOOK_ROWS).then_some(last);
+        if self.looking.is_none() {
+            self.left = std::mem::take(&mut self.seen).into_iter().map(|(check, (id, n))| (check, id, n)).collect();
+        }
+        Ok(false)
     }
 
     /// Reads and writes on; whether the day is done.
     pub fn go_on(&mut self, connection: &mut Connection) -> Result<bool, Fault> {
+        if !self.look(connection)? {
+            return Ok(false);
+        }
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut read = 0;
         while read < SEAL_ROWS {
             let gathering = match self.current.take() {
                 Some(gathering) => gathering,
                 None => match self.left.pop_front() {
-                    Some(next) => Gathering::start(&tx, self.day, next)?,
+                    Some(next) => Gathering::start(&tx, self.day, next, self.adding)?,
                     None => {
                         tx.commit()?;
                         return Ok(true);
@@ -118,21 +149,26 @@ impl Seal {
 }
 
 impl Gathering {
-    fn start(tx: &Transaction<'_>, day: i64, (check, last_at, expected): (i64, i64, usize)) -> Result<Self, Fault> {
-        let from = last_at << SLOT_BITS;
-        let last = tx
-            .prepare_cached("SELECT max(id) FROM observation WHERE id >= ?1 AND id < ?2 AND check_id = ?3")?
-            .query_row(params![from, from + (1 << SLOT_BITS), check], |row| row.get(0))?;
+    fn start(
+        tx: &Transaction<'_>,
+        day: i64,
+        (check, last, expected): (i64, i64, usize),
+        adding: bool,
+    ) -> Result<Self, Fault> {
+        let sealed = if adding { Some(sealed::numbers(tx, check, day)?) } else { None };
         let (rows, texts) = (Rows::default(), HashMap::new());
-        let (place, upwards, part) = (Place::Chain(last), false, PART_LAST);
-        Ok(Self { check, day, expected, count: 0, rows, texts, text_bytes: 0, place, upwards, part })
+        let (place, upwards, part) = (Place::Chain(Some(last)), false, PART_LAST);
+        let below = first_id_of_day(day + 1);
+        Ok(Self { check, day, expected, sealed, count: 0, below, rows, texts, text_bytes: 0, place, upwards, part })
     }
 
     /// The same once more, from the start of the day.
-    fn again(self) -> Self {
+    fn again(self, tx: &Transaction<'_>) -> Result<Self, Fault> {
         let (rows, texts) = (Rows::default(), HashMap::new());
         let place = Place::Day(first_id_of_day(self.day) - 1);
-        Self { count: 0, rows, texts, text_bytes: 0, place, upwards: true, part: 0, ..self }
+        // What this sealing has added already stays.
+        let sealed = self.sealed.map(|_| sealed::numbers(tx, self.check, self.day)).transpose()?;
+        Ok(Self { sealed, count: 0, rows, texts, text_bytes: 0, place, upwards: true, part: 0, ..self })
     }
 
     /// Reads at most so many more, and writes what is complete; `None` when the check is done.
@@ -149,7 +185,7 @@ impl Gathering {
             self.write(tx)?;
             return Ok(None);
         }
-        Ok(Some(self.again()))
+        Ok(Some(self.again(tx)?))
     }
 
     /// Down the chain.
@@ -158,9 +194,8 @@ impl Gathering {
         let mut statement = tx.prepare_cached(&format!("{SELECT} WHERE o.id = ?1 AND o.check_id = ?2"))?;
         for _ in 0..most {
             let Place::Chain(Some(id)) = self.place else { break };
-            let highest = self.rows.rows.last().map_or(to, |row| row.id);
             // Where the chain leads out of the day, or forward in time, it has told what it can.
-            if id < from || id >= highest {
+            if id < from || id >= self.below.min(to) {
                 self.place = Place::Chain(None);
                 break;
             }
@@ -171,6 +206,7 @@ impl Gathering {
                 break;
             };
             *read += 1;
+            self.below = id;
             self.take(tx, row, number)?;
             self.place = Place::Chain(link.map(|link| encode::linked(id, link)));
         }
@@ -204,6 +240,10 @@ impl Gathering {
     }
 
     fn take(&mut self, tx: &Transaction<'_>, mut row: Row, number: Option<i64>) -> Result<(), Fault> {
+        self.count += 1;
+        if self.sealed.as_ref().is_some_and(|sealed| sealed.contains(&row.id)) {
+            return Ok(());
+        }
         if self.rows.rows.len() >= block::ROWS_MAX || self.text_bytes >= block::TEXT_BYTES_MAX {
             self.write(tx)?;
         }
@@ -212,7 +252,6 @@ impl Gathering {
             None => None,
         };
         self.rows.rows.push(row);
-        self.count += 1;
         Ok(())
     }
 
@@ -231,13 +270,16 @@ impl Gathering {
         Ok(Some(self.rows.texts.len() - 1))
     }
 
-    /// Writes what was gathered as a part; the first one takes the place of what an earlier sealing of the day has left.
+    /// Writes what was gathered as a part; the first one takes the place of what an earlier sealing of the day has left,
+    /// unless that was done.
     fn write(&mut self, tx: &Transaction<'_>) -> Result<(), Fault> {
         let mut rows = std::mem::take(&mut self.rows);
         if !self.upwards {
             rows.rows.reverse();
         }
-        if self.part == 0 || self.part == PART_LAST {
+        if self.sealed.is_some() {
+            self.part = free_part(tx, self.day, self.check)?;
+        } else if self.part == 0 || self.part == PART_LAST {
             let (first, last) = (block_id(self.day, self.check, 0), block_id(self.day, self.check, PART_LAST));
             tx.prepare_cached("DELETE FROM block WHERE id >= ?1 AND id <= ?2")?.execute([first, last])?;
         }
@@ -249,6 +291,18 @@ impl Gathering {
         (self.texts, self.text_bytes) = (HashMap::new(), 0);
         self.part += if self.upwards { 1 } else { -1 };
         Ok(())
+    }
+}
+
+/// A part that is not taken: below those there are, or else above them. Readers put observations in order.
+fn free_part(tx: &Transaction<'_>, day: i64, check: i64) -> Result<i64, Fault> {
+    let (first, last): (Option<i64>, Option<i64>) = tx
+        .prepare_cached("SELECT min(id), max(id) FROM block WHERE id >= ?1 AND id <= ?2")?
+        .query_row([block_id(day, check, 0), block_id(day, check, PART_LAST)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    match (first.map_or(PART_LAST + 1, |id| id & PART_LAST), last.map_or(0, |id| id & PART_LAST)) {
+        (first @ 1.., _) => Ok(first - 1),
+        (_, last) if last < PART_LAST => Ok(last + 1),
+        _ => Err(Fault::Inconsistent(format!("a day of check {check} has too many parts"))),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Reading a check's past: sealed days from their blocks, the days since from raw observations.
 //!
-//! The boundary is the first day whose raw observations are all kept: before it only blocks count, from it on only raw
-//! observations.
+//! The boundary is the first day whose raw observations are all kept. From it on only they count. Before it blocks count,
+//! and raw observations that are in none: what arrived since for a day that is sealed, and is not added to its blocks yet.
+
+use std::collections::HashSet;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -11,7 +13,7 @@ use super::{
     error::{Fault, StoreError},
     read,
     reader::Reader,
-    seal::block_id,
+    seal::{block_id, day_and_check},
 };
 use crate::{
     observation::{Delivery, Fates, Login, Observation, Outcome},
@@ -87,6 +89,25 @@ pub(super) fn day_of_check(connection: &Connection, check: i64, day: i64) -> Res
         }
         Ok(())
     })?;
+    in_order(&mut found, |(id, _)| *id);
+    Ok(found)
+}
+
+/// Puts in order what was added later, and leaves what is there twice.
+fn in_order<T>(all: &mut Vec<T>, id: impl Fn(&T) -> i64) {
+    if !all.is_sorted_by(|a, b| id(a) < id(b)) {
+        all.sort_by_key(&id);
+        all.dedup_by_key(|one| id(one));
+    }
+}
+
+/// The numbers of a check's sealed observations of a day, as far as they can be read.
+pub(super) fn numbers(connection: &Connection, check: i64, day: i64) -> Result<HashSet<i64>, Fault> {
+    let mut found = HashSet::new();
+    each_block(connection, check, day, |data| {
+        found.extend(block::points(data).unwrap_or_default().into_iter().map(|point| point.id));
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -129,23 +150,21 @@ fn delivery(mail: &Mail) -> Result<Delivery, Fault> {
     })
 }
 
-/// The latest sealed observations of a check before a number, oldest first: those since `since` and at least `at_least`, and
-/// never more than `at_most`.
+/// Adds the latest sealed observations of a check before a number, newest first: those since `since` and until there are at
+/// least `at_least`, and never more than `at_most`. When a day is damaged, those after it are added.
 pub(super) fn latest_before(
     connection: &Connection,
     check: i64,
     before: i64,
     (since, at_least, at_most): (Timestamp, usize, usize),
-) -> Result<Vec<Observation>, Fault> {
+    found: &mut Vec<Observation>,
+) -> Result<(), Fault> {
     let last = (before.saturating_sub(1) >> SLOT_BITS) / DAY_MS;
-    let mut found: Vec<Observation> = Vec::new();
     for day in (last - DAYS_BACK..=last).rev() {
-        let mut of_day = day_of_check(connection, check, day)?;
-        of_day.retain(|(id, _)| *id < before);
-        for (_, o) in of_day.into_iter().rev() {
+        let (from, to) = (encode::first_id_of_day(day), encode::first_id_of_day(day + 1));
+        for o in between(connection, check, from, to.min(before), usize::MAX)?.into_iter().rev() {
             if found.len() >= at_most || (found.len() >= at_least && o.at < since) {
-                found.reverse();
-                return Ok(found);
+                return Ok(());
             }
             found.push(o);
         }
@@ -153,8 +172,7 @@ pub(super) fn latest_before(
             break;
         }
     }
-    found.reverse();
-    Ok(found)
+    Ok(())
 }
 
 /// The latest sealed observation of a check at this number, of which no raw one is left.
@@ -177,16 +195,17 @@ impl Reader {
                 for day in day_of_id(from)..=day_of_id(to.min(raw_from) - 1) {
                     sealed_points(c, check, day, |point| {
                         if (from..to).contains(&point.id) {
-                            found.push(seen(point.id, encode::outcome_of(point.outcome.into())?, point.latency_us));
+                            let outcome = encode::outcome_of(point.outcome.into())?;
+                            found.push((point.id, seen(point.id, outcome, point.latency_us)));
                         }
                         Ok(())
                     })?;
                 }
             }
-            let sealed = found.len();
-            raw_points(c, check, from.max(raw_from), to, &mut found)?;
-            found[sealed..].sort_by_key(|seen| seen.at);
-            Ok(found)
+            // Of those that are there twice the sealed one stays, because it comes first.
+            raw_points(c, check, from, to, &mut found)?;
+            in_order(&mut found, |(id, _)| *id);
+            Ok(found.into_iter().map(|(_, seen)| seen).collect())
         })
     }
 
@@ -235,8 +254,30 @@ fn next_day(c: &Connection, check: i64, from: i64) -> Result<Option<i64>, Fault>
     let open = c
         .prepare_cached("SELECT min(id) FROM observation WHERE id >= ?1")?
         .query_row([from.max(rolled_until.map_or(0, encode::first_id_of_day))], |row| row.get::<_, Option<i64>>(0))?;
-    let sealed = day.map(|day| encode::first_id_of_day(day).max(from));
-    Ok(sealed.into_iter().chain(open).min())
+    let late: Option<i64> = c
+        .prepare_cached("SELECT min(day) FROM dirty_day WHERE day >= ?1")?
+        .query_row([day_of_id(from)], |row| row.get(0))?;
+    // A day's roll-up may be gone before its blocks are.
+    let blocks = next_block_day(c, check, day_of_id(from), day)?;
+    let days = [day, late, blocks].into_iter().flatten().map(|day| encode::first_id_of_day(day).max(from));
+    Ok(days.chain(open).min())
+}
+
+/// The first day with a block of a check, from one day until before another.
+fn next_block_day(c: &Connection, check: i64, day: i64, before: Option<i64>) -> Result<Option<i64>, Fault> {
+    let end = before.map_or(i64::MAX, |day| block_id(day, 0, 0));
+    let mut statement = c.prepare_cached("SELECT min(id) FROM block WHERE id >= ?1 AND id < ?2")?;
+    let mut from = block_id(day, check, 0);
+    // Blocks lie by day and then by check: two looks at most for each day.
+    loop {
+        let next: Option<i64> = statement.query_row([from, end], |row| row.get(0))?;
+        from = match next.map(day_and_check) {
+            None => return Ok(None),
+            Some((day, of)) if of == check => return Ok(Some(day)),
+            Some((day, of)) if of < check => block_id(day, check, 0),
+            Some((day, _)) => block_id(day + 1, check, 0),
+        };
+    }
 }
 
 /// Observations of a check between two numbers, oldest first, at most so many.
@@ -252,16 +293,19 @@ pub(super) fn between(
     if from < raw_from {
         for day in day_of_id(from)..=day_of_id(to.min(raw_from) - 1) {
             let of_day = day_of_check(c, check, day)?;
-            found.extend(of_day.into_iter().filter(|(id, _)| (from..to).contains(id)).map(|(_, o)| o));
+            found.extend(of_day.into_iter().filter(|(id, _)| (from..to).contains(id)));
             if found.len() >= at_most {
-                found.truncate(at_most);
-                return Ok(found);
+                break;
             }
         }
+        // Of those that are there twice the sealed one stays, because it comes first.
+        found.extend(read::raw_between(c, check, from, to.min(raw_from), usize::MAX)?);
+        in_order(&mut found, |(id, _)| *id);
+        found.truncate(at_most);
     }
     let left = at_most - found.len();
     found.extend(read::raw_between(c, check, from.max(raw_from), to, left)?);
-    Ok(found)
+    Ok(found.into_iter().map(|(_, o)| o).collect())
 }
 
 fn seen(id: i64, outcome: Outcome, latency_us: u64) -> Seen {
@@ -280,16 +324,19 @@ fn sealed_points(
     })
 }
 
-/// Raw observations by the check's chain, from its latest one back.
-fn raw_points(c: &Connection, check: i64, from: i64, to: i64, found: &mut Vec<Seen>) -> Result<(), Fault> {
+/// Raw observations by the check's chain, from its latest one back. Where that leads to what is sealed before all was seen,
+/// because the clock was set back in between, the rest is looked for among those of all checks.
+fn raw_points(c: &Connection, check: i64, from: i64, to: i64, found: &mut Vec<(i64, Seen)>) -> Result<(), Fault> {
     let mut next: Option<i64> = c
         .prepare_cached("SELECT observation FROM latest WHERE check_id = ?1")?
         .query_row([check], |row| row.get(0))
         .optional()?;
     let mut row = c.prepare_cached("SELECT verdict, previous FROM observation WHERE id = ?1 AND check_id = ?2")?;
+    let mut first = to;
     for _ in 0..CHAIN_MAX {
         // What was told out of order stands a little further down the chain.
         let Some(id) = next.filter(|id| *id >= from.saturating_sub(DAY_MS << SLOT_BITS)) else { break };
+        first = first.min(id);
         let Some((verdict, link)) =
             row.query_row([id, check], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?))).optional()?
         else {
@@ -297,9 +344,21 @@ fn raw_points(c: &Connection, check: i64, from: i64, to: i64, found: &mut Vec<Se
         };
         if (from..to).contains(&id) {
             let (outcome, latency_us) = encode::verdict_parts(verdict)?;
-            found.push(seen(id, outcome, u64::try_from(latency_us).unwrap_or(0)));
+            found.push((id, seen(id, outcome, u64::try_from(latency_us).unwrap_or(0))));
         }
         next = link.map(|link| encode::linked(id, link));
+    }
+    // It was led to its beginning, or had nothing new to begin with.
+    if next.is_none() || first == to {
+        return Ok(());
+    }
+    let mut rest =
+        c.prepare_cached("SELECT id, verdict FROM observation WHERE id >= ?1 AND id < ?2 AND check_id = ?3")?;
+    let mut rows = rest.query([from, first, check])?;
+    while let Some(row) = rows.next()? {
+        let (outcome, latency_us) = encode::verdict_parts(row.get(1)?)?;
+        let id = row.get(0)?;
+        found.push((id, seen(id, outcome, u64::try_from(latency_us).unwrap_or(0))));
     }
     Ok(())
 }

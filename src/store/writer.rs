@@ -63,6 +63,13 @@ pub(super) struct Known {
     numbered: (i64, i64),
 }
 
+impl Known {
+    /// Of evidence that is deleted, nothing can be said by its number any more.
+    pub(super) fn forget_evidence_before(&mut self, day: i64) {
+        self.evidence.retain(|(_, on, _)| *on >= day);
+    }
+}
+
 impl Writer {
     /// One try of [`Writer::open`].
     pub(super) fn open_once(path: &Path, now: Timestamp) -> Result<Self, StoreError> {

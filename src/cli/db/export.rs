@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let places = cx.places()?;
     let reader = Reader::open(&places.store.path)?;
     if let Some(check) = &args.check
-        && !reader.checks()?.iter().any(|c| c.check == *check)
+        && !reader.knows(check)?
     {
         return Err(Failure::usage(format!("nothing is known of a check `{check}`; `bongsu status` lists them")));
     }

@@ -242,6 +242,21 @@ fn a_backup_is_whole_and_overwrites_only_what_it_may() {
     let used = Writer::open(&other, NOW).expect("another database");
     assert!(matches!(writer.backup(&other, Replace::Existing), Err(StoreError::InUse { .. })), "its log is beside it");
     drop(used);
+    // Under none of the names that belong to it, there or not, by whatever way.
+    let directory = place.path.parent().expect("it lies in a directory");
+    let way = directory.join("way");
+    std::os::unix::fs::symlink(directory, &way).expect("a link");
+    let mut belongs = Vec::new();
+    for suffix in ["-wal", "-shm", "-journal", ".lock", ".reserve"] {
+        belongs.extend([directory, &way].map(|at| at.join(format!("bongsu.db{suffix}"))));
+    }
+    belongs.push(directory.join("other.db-journal"));
+    fs::hard_link(directory.join("bongsu.db-wal"), directory.join("another-name")).expect("a link");
+    belongs.push(directory.join("another-name"));
+    for target in belongs {
+        let refused = writer.backup(&target, Replace::Existing);
+        assert!(matches!(refused, Err(StoreError::InUse { .. })), "{}: {refused:?}", target.display());
+    }
     writer.backup(&other, Replace::Existing).expect("nobody uses it any more");
     assert_eq!(Reader::open(&other).expect("opened").instance().expect("an identity"), writer.instance());
     writer.commit(&[observed("mail/c1", at(90_000), Outcome::Ok, 5)]).expect("a commit");

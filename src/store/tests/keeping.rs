@@ -27,7 +27,7 @@ fn one<T: std::fmt::Debug>(strategy: impl Strategy<Value = T>) -> T {
     strategy.new_tree(&mut TestRunner::deterministic()).expect("a value").current()
 }
 
-fn message(id: u64, channel: &str, incident: Option<u64>, next_at: Timestamp) -> Message {
+pub(super) fn message(id: u64, channel: &str, incident: Option<u64>, next_at: Timestamp) -> Message {
     let mut m = one(generate::message());
     m.id = MessageId(id);
     m.key = format!("bongsu-{id}");

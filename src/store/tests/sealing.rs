@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{DAY, KEEP, Place, at, check, generate, maintain, observed, restore};
+use super::{DAY, KEEP, Place, at, check, generate, keeping::message, maintain, observed, restore};
 use crate::{
     decide::Commit,
     observation::{Accept, Correction, Delivery, Fate, Kind, Observation, Outcome, Phase, Reason},
@@ -253,4 +253,85 @@ fn a_day_of_many_observations_has_several_blocks() {
     let seen = place.reader().seen(&check("mail/a"), at(0), LATER).expect("the past");
     assert_eq!(seen.len(), count as usize);
     assert!(seen.is_sorted_by_key(|s| s.at));
+}
+
+#[test]
+fn what_is_kept_as_rows_for_as_long_as_its_roll_up_is_sealed_all_the_same() {
+    for (raw_days, daily_days) in [(2, 2), (2, 1), (3, 2)] {
+        let days = |n: u64| Duration::from_secs(n * 86_400);
+        let keep = Keep { raw: days(raw_days), blocks: days(400), daily: days(daily_days) };
+        let place = Place::new();
+        let mut writer = delivered(&place);
+        for hour in 70..220 {
+            maintain(&mut writer, at(hour * 3_600), &keep);
+        }
+        let kept = everything(&place)[&check("mail/a")].len();
+        assert_eq!(kept, 3 * 1_440, "rows for {raw_days} days, roll-ups for {daily_days}");
+        let rolled: i64 = place.sql().query_row("SELECT count(*) FROM daily", [], |row| row.get(0)).expect("a count");
+        assert_eq!(rolled, 0);
+        assert_eq!(exported(&place, None)[&check("mail/a")].len(), kept);
+    }
+}
+
+#[test]
+fn what_is_rolled_back_in_the_middle_of_sealing_is_sealed_anew() {
+    let place = Place::new();
+    let mut writer = delivered(&place);
+    let keep = Keep { daily: Duration::from_secs(2 * 86_400), ..KEEP };
+    for _ in 0..200 {
+        let done = writer.maintain(at(5 * 86_400), &keep).expect("upkeep works");
+        // A group that is refused, as far as upkeep knows in the middle of a day.
+        let (first, mut other) = (message(1, "ops", None, at(0)), message(1, "ops", None, at(0)));
+        other.key = "another".into();
+        let twice = Commit { messages: vec![first, other], ..Commit::default() };
+        assert!(writer.commit(&[twice]).is_err());
+        if !done.more {
+            break;
+        }
+    }
+    maintain(&mut writer, LATER, &keep);
+    assert_eq!(everything(&place)[&check("mail/a")].len(), 3 * 1_440);
+}
+
+#[test]
+fn what_is_damaged_of_one_check_hides_no_other() {
+    let place = Place::new();
+    let mut writer = delivered(&place);
+    writer.commit(&[observed("mail/b", at(60), Outcome::Ok, 5)]).expect("a commit");
+    maintain(&mut writer, LATER, &KEEP);
+    // Seen since, and its evidence damaged in between.
+    let mut failed = Observation::new(LATER, Outcome::Failed, Duration::from_millis(5));
+    failed.reason = Some(Reason::new(Phase::Connect, Kind::Refused, "connection refused"));
+    for (seconds, outcome) in [(1, Outcome::Ok), (2, Outcome::Failed), (3, Outcome::Ok)] {
+        let at = LATER + Duration::from_secs(seconds);
+        let o = match outcome {
+            Outcome::Failed => Observation { at, ..failed.clone() },
+            _ => Observation::new(at, outcome, Duration::from_millis(5)),
+        };
+        writer.commit(&[Commit { observation: Some((check("mail/c"), o)), ..Commit::default() }]).expect("a commit");
+    }
+    let sql = place.sql();
+    sql.execute("UPDATE evidence SET json = '{' WHERE json LIKE '%refused%'", []).expect("damaged");
+    sql.execute("UPDATE block SET data = x'0102' WHERE id >> 44 = ?1", [DAY + 2]).expect("damaged");
+    let count = |known: &super::Whole, name: &str| known.recent.get(&check(name)).map_or(0, Vec::len);
+    let known = restore(&mut writer, LATER, &["mail/a", "mail/b", "mail/c"]);
+    assert_eq!((count(&known, "mail/a"), count(&known, "mail/b"), count(&known, "mail/c")), (0, 1, 2));
+    let checks = place.reader().checks().expect("checks");
+    let told: Vec<_> = checks.iter().map(|c| (c.check.as_str(), c.last.is_some())).collect();
+    assert_eq!(told, [("mail/a", false), ("mail/b", true), ("mail/c", true)]);
+    assert!(place.reader().knows(&check("mail/a")).expect("checks"));
+}
+
+#[test]
+fn a_sealed_day_is_told_also_when_its_roll_up_is_gone() {
+    let place = Place::new();
+    let mut writer = delivered(&place);
+    writer.commit(&[observed("mail/b", at(60), Outcome::Ok, 5)]).expect("a commit");
+    let keep = Keep { daily: Duration::from_secs(7 * 86_400), ..KEEP };
+    maintain(&mut writer, LATER, &keep);
+    let rolled: i64 =
+        place.sql().query_row("SELECT count(DISTINCT day) FROM daily", [], |row| row.get(0)).expect("a count");
+    assert_eq!(rolled, 2);
+    let all = everything(&place);
+    assert_eq!((all[&check("mail/a")].len(), all[&check("mail/b")].len()), (3 * 1_440, 1));
 }

@@ -305,6 +305,34 @@ fn a_daemon_starts_on_a_full_disk_with_what_its_reserve_leaves() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
+/// The file can be opened in what little there is, and what is new cannot be written.
+#[test]
+fn a_daemon_with_many_new_checks_starts_on_a_full_disk() {
+    let story = Story::new();
+    let disk = Disk::mount(story.place.dir.path().join("db"));
+    let daemon = story.start();
+    until("the reserve is there", || disk.0.join("bongsu.db.reserve").is_file());
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    let new = |n| {
+        format!(
+            "  - {{ name: new{n}-{}, every: 1d, http: {{ url: \"{}\" }} }}\n",
+            "x".repeat(40),
+            story.target.url("/")
+        )
+    };
+    let list: String = (0..400).map(new).collect();
+    harness::write(story.place.dir.path(), "checks/new.yaml", &format!("service: more\nchecks:\n{list}"));
+    disk.fill();
+    let filler = File::options().write(true).open(disk.filler()).expect("it was filled");
+    let bytes = filler.metadata().expect("own file").len();
+    filler.set_len(bytes - 13 * 4_096).expect("own file");
+    let daemon = story.start();
+    assert!(daemon.log().contains("the reserve beside the database is given up to go on"), "{}", daemon.log());
+    story.outage(1);
+    disk.free();
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+}
+
 #[test]
 fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_key() {
     let story = Story::new();
