@@ -34,6 +34,9 @@ pub struct Audit {
     pub messages: u64,
     /// Size of the database without its log.
     pub bytes: u64,
+    /// Its schema version, if that is an earlier one, of which only SQLite's own check was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<i64>,
 }
 
 /// Something that is not as it must be.
@@ -134,12 +137,17 @@ impl Reader {
         let mut audit = Audit::default();
         let result = self.ask("checking it", |c| {
             audit.bytes = bytes(c)?;
+            let version: i64 = c.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            audit.earlier = (version < open::MIGRATIONS.len() as i64).then_some(version);
             for finding in open::findings(c, "integrity_check")? {
                 audit.add("SQLite's own check", finding);
             }
             Ok(())
         });
         audit.take("SQLite's own check", result)?;
+        if audit.earlier.is_some() {
+            return Ok(audit);
+        }
         let rules = self.ask("checking it", |c| {
             let from = sealed::raw_from_id(c)?;
             for (rule, sql) in RULES {
@@ -183,7 +191,13 @@ impl Audit {
     fn take(&mut self, rule: &'static str, result: Result<(), StoreError>) -> Result<(), StoreError> {
         match result {
             Ok(()) => Ok(()),
-            Err(error @ (StoreError::Busy { .. } | StoreError::Open { .. } | StoreError::Disk { .. })) => Err(error),
+            Err(
+                error @ (StoreError::Busy { .. }
+                | StoreError::Open { .. }
+                | StoreError::Disk { .. }
+                | StoreError::Full { .. }
+                | StoreError::Descriptors { .. }),
+            ) => Err(error),
             Err(StoreError::Damaged { findings, .. }) => {
                 self.add(rule, findings);
                 Ok(())
@@ -219,12 +233,6 @@ fn schema(c: &Connection, audit: &mut Audit) -> Result<(), Fault> {
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     };
-    let version: i64 = c.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let known = usize::try_from(version).unwrap_or(0);
-    if known != open::MIGRATIONS.len() {
-        // An earlier version: the daemon brings it up to this one when it starts.
-        return Ok(());
-    }
     let pristine = Connection::open_in_memory()?;
     for sql in open::MIGRATIONS {
         pristine.execute_batch(sql)?;

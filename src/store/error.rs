@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
+use super::open;
+
 /// Findings of an integrity check that are kept: the first few tell the story, a wrecked file has thousands.
 pub const FINDINGS_MAX: usize = 10;
 
@@ -105,10 +107,34 @@ pub enum StoreError {
         /// What the check found.
         findings: String,
     },
+    /// An earlier bongsu made it, and readers change nothing.
+    #[error(
+        "the database {} is of an earlier version (schema version {found}, this bongsu reads {known}); `bongsu run` brings \
+         it up to date when it starts",
+        path.display()
+    )]
+    Older {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The version that can be read.
+        known: i64,
+    },
+    /// There is no descriptor to open it with.
+    #[error(
+        "no file descriptor is left to open the database {}; raise the limit (`ulimit -n`, `LimitNOFILE=` of a unit), or \
+         end what holds so many",
+        path.display()
+    )]
+    Descriptors {
+        /// The database file.
+        path: PathBuf,
+    },
     /// No space is left.
     #[error(
-        "no space is left for the database {} (while {doing}); free some, or shorten `store.keep`; nothing of this \
-         commit was written",
+        "no space is left for the database {} (while {doing}); free some, or shorten `store.keep`; nothing of this was \
+         written",
         path.display()
     )]
     Full {
@@ -212,6 +238,9 @@ impl Fault {
             Some(ErrorCode::DatabaseCorrupt) => StoreError::Damaged { path, doing, findings: reason },
             Some(ErrorCode::NotADatabase) => StoreError::NotOurs { path },
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::Busy { path, doing },
+            // SQLite has no word of its own for either.
+            Some(ErrorCode::CannotOpen) if open::lacks_descriptors() => StoreError::Descriptors { path },
+            Some(ErrorCode::SystemIoFailure) if open::is_full(&path) => StoreError::Full { path, doing },
             Some(ErrorCode::SystemIoFailure) => StoreError::Disk { path, doing, reason },
             Some(ErrorCode::CannotOpen) => StoreError::Open { path, reason },
             Some(ErrorCode::ConstraintViolation) => StoreError::Inconsistent { path, doing, reason },

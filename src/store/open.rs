@@ -43,6 +43,9 @@ const STATEMENTS_KEPT: usize = 64;
 /// Pages kept in memory, in KiB: the newest ones, to which everything is appended. What is older the system keeps.
 const CACHE_KIB: i64 = 512;
 
+/// Size of the index of a WAL, at least.
+const INDEX_BYTES: u64 = 32 * 1024;
+
 /// Opens the database for its one writer, making or migrating it.
 pub(super) fn open_writer(path: &Path, now: Timestamp) -> Result<(Connection, File), StoreError> {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -76,8 +79,8 @@ pub(super) fn open_writer(path: &Path, now: Timestamp) -> Result<(Connection, Fi
     Ok((connection, lock))
 }
 
-/// Opens the database for reading, beside a writer or without one.
-pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+/// Opens the database for reading, beside a writer or without one; also one of an earlier version, if `any`.
+pub(super) fn open_reader(path: &Path, any: bool) -> Result<Connection, StoreError> {
     if !path.is_file() {
         return Err(StoreError::Missing { path: path.to_owned() });
     }
@@ -91,15 +94,19 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         if found == 0 {
             return Err(StoreError::NotOurs { path: path.to_owned() });
         }
+        let known = MIGRATIONS.len() as i64;
+        if found < known && !any {
+            return Err(StoreError::Older { path: path.to_owned(), found, known });
+        }
         Ok(connection)
     };
     let uri = file_uri(path)?;
     match open(uri.clone()) {
-        // In a directory that may not be written, SQLite cannot make the index of the WAL. Without a WAL there is
-        // no writer and nothing beside the file to read, so it can be read as a file that does not change.
-        Err(StoreError::Open { .. } | StoreError::ReadOnly { .. }) if wal_bytes(path) == 0 => {
-            open(format!("{uri}?immutable=1"))
-        }
+        // In a directory that may not be written, or on a full disk, SQLite cannot make the index of the WAL. Without a
+        // WAL there is no writer and nothing beside the file to read, so it can be read as a file that does not change.
+        Err(
+            StoreError::Open { .. } | StoreError::ReadOnly { .. } | StoreError::Full { .. } | StoreError::Disk { .. },
+        ) if wal_bytes(path) == 0 => open(format!("{uri}?immutable=1")),
         other => other,
     }
 }
@@ -122,6 +129,28 @@ fn file_uri(path: &Path) -> Result<String, StoreError> {
 /// Size of the write-ahead log beside a database; 0 when there is none.
 pub(super) fn wal_bytes(path: &Path) -> u64 {
     std::fs::metadata(beside(path, "-wal")).map_or(0, |m| m.len())
+}
+
+/// Bytes the owner of a file may still write beside it; `None` when the file system does not say.
+pub(super) fn space(path: &Path) -> Option<u64> {
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let found = rustix::fs::statvfs(parent).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Whether there is no room even for the index of a WAL.
+pub(super) fn is_full(path: &Path) -> bool {
+    space(path).is_some_and(|bytes| bytes < INDEX_BYTES)
+}
+
+/// Whether a file cannot be opened for lack of descriptors: what opened none must not hold one.
+pub(super) fn lacks_descriptors() -> bool {
+    use rustix::io::Errno;
+    let lacks = |e: std::io::Error| {
+        let error = e.raw_os_error().unwrap_or(0);
+        error == Errno::MFILE.raw_os_error() || error == Errno::NFILE.raw_os_error()
+    };
+    File::open("/dev/null").err().is_some_and(lacks)
 }
 
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

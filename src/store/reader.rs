@@ -81,7 +81,12 @@ pub struct OutboxCounts {
 impl Reader {
     /// Opens an existing database. Works while a daemon writes, and without one.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { path: path.to_owned(), connection: open::open_reader(path)? })
+        Ok(Self { path: path.to_owned(), connection: open::open_reader(path, false)? })
+    }
+
+    /// The same with one that may be of an earlier version: it can be copied and checked, and nothing else.
+    pub fn open_any(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: path.to_owned(), connection: open::open_reader(path, true)? })
     }
 
     pub(super) fn ask<T>(

@@ -87,9 +87,7 @@ impl Reserve {
 
     /// Bytes the database's owner may still write; `None` when the file system does not say.
     fn space(&self) -> Option<u64> {
-        let parent = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let found = rustix::fs::statvfs(parent).ok()?;
-        Some(found.f_bavail.saturating_mul(found.f_frsize))
+        open::space(&self.path)
     }
 }
 

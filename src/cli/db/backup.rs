@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args, cx: &mut Context) -> Result<Verdict, Failure> {
     let path = cx.places()?.store.path;
     cx.out.progress(&format!("copying {} …", path.display()));
     let replace = if args.force { Replace::Existing } else { Replace::Never };
-    let size = Reader::open(&path)?.backup(&args.file, replace)?;
+    let size = Reader::open_any(&path)?.backup(&args.file, replace)?;
     if args.format.json {
         cx.out.print_json(&json!({ "path": path, "backup": args.file, "bytes": size }))?;
     } else {

@@ -333,6 +333,46 @@ fn a_daemon_with_many_new_checks_starts_on_a_full_disk() {
     assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
 }
 
+/// What SQLite keeps beside a file to read it finds no room there.
+#[test]
+fn on_a_full_disk_commands_read_what_can_be_read_and_say_what_is_short() {
+    let story = Story::new();
+    let disk = Disk::mount(story.place.dir.path().join("db"));
+    let daemon = story.start();
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    disk.fill();
+    for command in [&["incidents"][..], &["db", "check"], &["history", "web/c0"], &["outbox"]] {
+        let asked = story.place.run(command);
+        assert_eq!(asked.status.code(), Some(0), "{command:?}: {}", String::from_utf8_lossy(&asked.stderr));
+    }
+    disk.free();
+    let daemon = story.start();
+    daemon.kill();
+    fs::remove_file(disk.0.join("bongsu.db-shm")).expect("it was killed");
+    disk.fill();
+    let said = story.place.run(&["history", "web/c0"]);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.is_empty() || said.contains("no space is left for the database"), "{said}");
+    disk.free();
+}
+
+#[test]
+fn a_command_without_descriptors_says_so() {
+    let story = Story::new();
+    let daemon = story.start();
+    assert_eq!(daemon.stop(), Some(0), "{}", daemon.log());
+    // As many as it needs before it opens the database, and none left for that: how many depends on the machine.
+    let said = (4..24).map(|most| {
+        let script = format!("ulimit -n {most}; exec {BONGSU} db check --config {}", story.place.config().display());
+        let asked = Command::new("sh").args(["-c", &script]).output().expect("a shell");
+        String::from_utf8_lossy(&asked.stderr).into_owned()
+    });
+    let said: Vec<_> = said.collect();
+    let named = said.iter().any(|said| said.contains("no file descriptor is left to open the database"));
+    assert!(named, "{said:#?}");
+    assert!(!said.iter().any(|said| said.contains("check its owner")), "{said:#?}");
+}
+
 #[test]
 fn a_crash_before_anything_could_be_written_tells_what_lasts_anew_under_another_key() {
     let story = Story::new();
