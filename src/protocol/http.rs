@@ -9,8 +9,8 @@
 //! another origin it goes without credentials, without the headers of the options, and never with a body. Nothing is left on the server
 //! but what the request itself does there.
 //!
-//! Bounds: `redirects` hops, `body_max` bytes of the decompressed body, [`client::HEADERS_MAX`] headers in
-//! [`client::HEAD_BYTES_MAX`] bytes, interim answers in [`client::UNTIL_HEAD_BYTES_MAX`]. A body longer than `body_max` is a failure when `expect.body` looks at it, and is
+//! Bounds: `redirects` hops, `body_max` bytes of the decompressed body, `client::HEADERS_MAX` headers in
+//! `client::HEAD_BYTES_MAX` bytes, interim answers in `client::UNTIL_HEAD_BYTES_MAX`. A body longer than `body_max` is a failure when `expect.body` looks at it, and is
 //! otherwise left unread.
 //!
 //! ```yaml

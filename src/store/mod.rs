@@ -33,6 +33,7 @@ mod open;
 mod read;
 mod reader;
 mod recent;
+mod rename;
 mod reserve;
 mod restore;
 mod roll;
@@ -55,8 +56,9 @@ pub use self::{
     health::Replace,
     maintain::{Keep, Maintained, ROLL_UP_AFTER},
     reader::{CheckStatus, IncidentQuery, IncidentRecord, OutboxCounts, ROWS_MAX, Reader},
+    rename::Renamed,
     reserve::RESERVE_BYTES,
     restore::{RECENT_MAX, RECENT_MIN, Restored, RestoredState, Watched},
     sealed::Seen,
-    writer::{Renamed, Resumed, Writer},
+    writer::{Resumed, Writer},
 };
