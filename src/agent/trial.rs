@@ -30,7 +30,8 @@ pub async fn try_channel(name: &Name, channel: &Arc<dyn Channel>, net: &Arc<Net>
         Attempted::Retry { error, .. } => (false, true, Some(mask(error))),
         Attempted::Refused { error } => (false, false, Some(mask(error))),
     };
-    Tested { channel: name.clone(), target: channel.target(), delivered, may_work_later, error, took_ms: to_ms(took) }
+    let target = net.masker.mask(&channel.target()).into_owned();
+    Tested { channel: name.clone(), target, delivered, may_work_later, error, took_ms: to_ms(took) }
 }
 
 /// A message that tells nothing is wrong. `seed` makes its key unlike any other.

@@ -88,6 +88,11 @@ pub(crate) struct Vantage {
     telemetry: Arc<Telemetry>,
 }
 
+/// Whom a canary asks; a secret may be a part of its URL.
+fn told(canary: &Canary, net: &Net) -> String {
+    net.masker.mask(&canary.target()).into_owned()
+}
+
 impl Vantage {
     /// A vantage that stands as the store knows it.
     pub(crate) fn new(
@@ -103,7 +108,7 @@ impl Vantage {
         }
         if let [only] = &canaries[..] {
             tracing::warn!(
-                canary = only.target(),
+                canary = told(only, &net),
                 "there is only one canary: its own outage will look like an isolation"
             );
         }
@@ -166,7 +171,7 @@ impl Vantage {
         let asked = self.asked().clone();
         let stand = self.stand.borrow().clone();
         let of = |(canary, seen): (&Canary, Seen)| CanaryStatus {
-            target: canary.target(),
+            target: told(canary, &asked.net),
             answers: seen.answers,
             error: seen.error.filter(|_| seen.answers == Some(false)),
         };
@@ -294,9 +299,9 @@ impl Vantage {
         match (was, answers) {
             (None | Some(true), Some(false)) => {
                 let reason = reason.map(|r| r.to_string()).unwrap_or_default();
-                tracing::warn!(canary = canary.target(), reason, "a canary does not answer");
+                tracing::warn!(canary = told(canary, &asked.net), reason, "a canary does not answer");
             }
-            (Some(false), Some(true)) => tracing::info!(canary = canary.target(), "a canary answers again"),
+            (Some(false), Some(true)) => tracing::info!(canary = told(canary, &asked.net), "a canary answers again"),
             _ => {}
         }
     }

@@ -167,7 +167,7 @@ fn from_url(url: &str, timeout: Option<Duration>, ip: Option<Families>) -> Resul
     let settings = Settings { timeout: timeout.unwrap_or(default.0), slow: None, ip: ip.unwrap_or_default() };
     let masker = crate::value::Masker::new(passwords(url));
     let net = super::net_of(Vec::new(), masker)?;
-    let shown = ask.target();
+    let shown = net.masker.mask(&ask.target()).into_owned();
     Ok(Target { name: url_name(url), shown, ask, settings, net, vantage: host_name() })
 }
 
@@ -313,9 +313,16 @@ async fn ask_all(targets: &[Target], args: &Args, key: Option<[u8; 32]>, cx: &mu
     answers.into_iter().flatten().collect()
 }
 
+impl Target {
+    /// Whom it asks; a secret may be a part of a URL.
+    fn told(&self) -> String {
+        self.net.masker.mask(&self.ask.target()).into_owned()
+    }
+}
+
 fn to_json(target: &Target, answer: &Answer, explain: bool) -> Value {
     let mut value = answer.observation.to_json(&target.name, &target.vantage);
-    value["target"] = json!(target.ask.target());
+    value["target"] = json!(target.told());
     if explain {
         value["transcript"] = render::transcript_json(&answer.transcript);
     }
@@ -323,7 +330,7 @@ fn to_json(target: &Target, answer: &Answer, explain: bool) -> Value {
 }
 
 fn to_text(targets: &[Target], answers: &[Answer], one: bool, explain: bool, took: Duration, screen: Screen) -> String {
-    let shown: Vec<String> = targets.iter().map(|t| t.ask.target()).collect();
+    let shown: Vec<String> = targets.iter().map(Target::told).collect();
     let probed = targets.iter().zip(&shown).zip(answers).map(|((target, shown), answer)| Probed {
         name: &target.shown,
         target: shown,

@@ -264,7 +264,13 @@ fn broken(error: &serde_yaml::Error, state: &State) -> Broken {
 /// Applies merge keys and takes off tags, innermost first.
 fn apply(value: &mut Value, path: &mut Path, problems: &mut Vec<Problem>) {
     while let Value::Tagged(tagged) = value {
-        add(problems, path, format!("the YAML tag `{}` has no meaning here", tagged.tag), "remove it");
+        // It is not repeated: a password that begins with `!` is one.
+        add(
+            problems,
+            path,
+            "a YAML tag has no meaning here".to_owned(),
+            "remove it, or put a text that begins with `!` in quotes",
+        );
         *value = std::mem::take(&mut tagged.value);
     }
     match value {
@@ -461,8 +467,8 @@ mod tests {
             texts,
             [
                 "`<<` merges a mapping, or a list of mappings",
-                "the YAML tag `!T` has no meaning here",
-                "the YAML tag `!U` has no meaning here"
+                "a YAML tag has no meaning here",
+                "a YAML tag has no meaning here"
             ]
         );
         assert_eq!(bad.value, plain("{ a: {}, b: [1], c: x }"));

@@ -214,7 +214,8 @@ async fn read_until(
             return Ok(());
         }
         searched = unmatched.len();
-        cx.awaits(missing(shown, unmatched));
+        let missed = missing(cx, shown, unmatched);
+        cx.awaits(missed);
         if unmatched.len() >= UNMATCHED_BYTES_MAX {
             let text = format!("{UNMATCHED_BYTES_MAX} bytes came without {shown}");
             return Err(cx.fail(Kind::TooLarge, text));
@@ -223,7 +224,7 @@ async fn read_until(
         let room = READ_BYTES.min(UNMATCHED_BYTES_MAX - unmatched.len());
         let read = stream.read(&mut chunk[..room]).await.map_err(|e| cx.io(&e))?;
         if read == 0 {
-            let text = format!("the server closed the connection; {}", missing(shown, unmatched));
+            let text = format!("the server closed the connection; {}", missing(cx, shown, unmatched));
             // A goodbye with other words is an answer, only not the one expected.
             let kind = if unmatched.is_empty() { Kind::Closed } else { Kind::Unexpected };
             return Err(cx.fail(kind, text));
@@ -247,13 +248,18 @@ fn hear(cx: &mut Attempt, heard: &mut Vec<u8>) {
     }
 }
 
-/// What was expected, beside what came.
-fn missing(shown: &str, unmatched: &[u8]) -> String {
+/// What was expected, beside what came; of a secret that has come in part nothing is shown.
+fn missing(cx: &Attempt, shown: &str, unmatched: &[u8]) -> String {
     if unmatched.is_empty() {
         return format!("expected {shown}, got nothing");
     }
     let beginning = &unmatched[..unmatched.len().min(4 * SHOWN_CHARS_MAX)];
-    format!("expected {shown}, got \"{}\"", one_line(&escaped(beginning), SHOWN_CHARS_MAX))
+    let told = one_line(&escaped(beginning), SHOWN_CHARS_MAX);
+    // More may be on its way: as good as cut.
+    let cut = format!("{}…", told.trim_end_matches('…'));
+    let masked = cx.net().masker.mask(&cut);
+    let masked = if told.ends_with('…') { &masked } else { masked.trim_end_matches('…') };
+    format!("expected {shown}, got \"{masked}\"")
 }
 
 /// Bytes for people: text as it is, control characters and what is no UTF-8 as escapes.

@@ -124,10 +124,13 @@ fn forms(secret: &str) -> Vec<String> {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let mut forms = vec![secret.to_owned(), STANDARD.encode(secret)];
     forms.extend((0..3).filter_map(|offset| within_base64(secret, offset)));
-    forms.push(url::form_urlencoded::byte_serialize(secret.as_bytes()).collect());
+    let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
+    let percent = form.replace('+', "%20");
+    forms.extend([with_small_digits(&form), with_small_digits(&percent), form, percent]);
     let json = Value::from(secret).to_string();
     let json = json[1..json.len() - 1].to_owned();
     forms.push(json.chars().map(|c| if c.is_ascii() { c.to_string() } else { in_json(c) }).collect());
+    forms.push(json.replace('/', "\\/"));
     forms.push(json);
     forms.push(secret.replace('\\', "\\\\").replace('\r', "\\r").replace('\n', "\\n").replace('\t', "\\t"));
     if let Ok(base) = Url::parse("http://h/") {
@@ -143,6 +146,17 @@ fn forms(secret: &str) -> Vec<String> {
     }
     forms.retain(|form| form.len() >= Masker::BYTES_MIN);
     forms
+}
+
+/// The same with the digits of percent-encoding in small letters, which are as good (RFC 3986, section 2.1).
+fn with_small_digits(encoded: &str) -> String {
+    let mut digits = 0;
+    let small = |c: char| {
+        let within = digits > 0;
+        digits = if c == '%' { 2 } else { u8::saturating_sub(digits, 1) };
+        if within { c.to_ascii_lowercase() } else { c }
+    };
+    encoded.chars().map(small).collect()
 }
 
 /// A character beyond ASCII as JSON's escapes write it (RFC 8259, section 7).
@@ -195,6 +209,8 @@ mod tests {
             "http://h/?a=tok%20en=abc!",
             "token=tok+en%3Dabc%21",
             "http://u:tok%20en%3Dabc!@h/",
+            "tok%20en%3dabc%21",
+            "{\"said\":\"p\u{e4}\u{df} \\\"w\\\\\u{f6}\\/rd+x\"}",
         ] {
             let masked = masker.mask(text);
             assert!(masked.contains("***") && !masked.contains("rd") && !masked.contains("abc"), "{text}: {masked}");
