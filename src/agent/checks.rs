@@ -445,11 +445,12 @@ impl Runner {
 
     async fn sleep(&self, due: &Due) {
         match self.check.schedule {
-            Schedule::Every(_) => {
+            // How long a confirmation waits does not depend on what the wall clock shows.
+            Schedule::Cron(_) if due.confirms.is_none() => Box::pin(self.sleep_by_the_wall(due)).await,
+            _ => {
                 self.beat.until(due.instant);
                 tokio::time::sleep_until(due.instant.into()).await;
             }
-            Schedule::Cron(_) => Box::pin(self.sleep_by_the_wall(due)).await,
         }
     }
 

@@ -1,6 +1,9 @@
 //! What the core goes on from: read from the store at the start, and again when the configuration changes.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use super::{hand::Renames, heart::Setup};
 use crate::{
@@ -43,6 +46,10 @@ pub(super) struct Remembered {
     pub(super) last: HashMap<CheckName, LastSeen>,
 }
 
+/// How long nobody may have looked at a check, twice its interval at least, for what was seen before it to be confirmed by
+/// what comes after it.
+const UNSEEN_MAX: Duration = Duration::from_secs(60);
+
 /// Reads what the core goes on from: of checks, of those of the plan that it does not track already.
 pub(super) fn restore(
     writer: &mut Writer,
@@ -71,7 +78,11 @@ pub(super) fn restore(
     })?;
     let mut checks = HashMap::with_capacity(new.len());
     let mut last = HashMap::with_capacity(new.len());
-    for (w, (tracked, seen)) in new.into_iter().zip(found) {
+    for (w, (mut tracked, seen)) in new.into_iter().zip(found) {
+        let gap = seen.as_ref().map_or(Duration::MAX, |seen| now.since(seen.at).max(seen.at.since(now)));
+        if gap > UNSEEN_MAX.max(w.interval * 2) {
+            tracked.confirm_anew();
+        }
         last.extend(seen.map(|seen| (w.check.clone(), seen)));
         checks.insert(w.check, tracked);
     }

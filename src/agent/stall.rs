@@ -31,6 +31,9 @@ const EXCUSE_MIN: Duration = Duration::from_millis(250);
 /// A pause worth a line in the log.
 const TOLD_MIN: Duration = Duration::from_secs(2);
 
+/// A pause after which what was seen before it says nothing of what comes after it.
+pub(super) const ANEW_MIN: Duration = Duration::from_secs(30);
+
 /// How often at most there is such a line: a machine that is short of processor time is so for long.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
@@ -60,7 +63,7 @@ impl Stalls {
         }
         self.late.push_back((now, late));
         let rested = self.told.is_none_or(|told| now.saturating_duration_since(told) >= TOLD_EVERY);
-        if late < TOLD_MIN || !rested {
+        if late < TOLD_MIN || !rested && late < ANEW_MIN {
             return None;
         }
         self.told = Some(now);

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::{
     heart::Job,
-    stall::{Stalls, WAKE_EVERY},
+    stall::{ANEW_MIN, Stalls, WAKE_EVERY},
 };
 use crate::{
     check::canary::Canary,
@@ -237,6 +237,9 @@ impl Vantage {
                     "this process stood still: it was stopped, or got no processor time; what timed out meanwhile is void"
                 );
             }
+            if told.is_some_and(|pause| pause >= ANEW_MIN) {
+                let _ = self.jobs.send(Job::quiet(Event::Vantage(Sight::Jumped))).await;
+            }
         }
     }
 
@@ -248,11 +251,13 @@ impl Vantage {
     /// Asks the canaries, unless that was done within `fresh`. Ends with the first that answers, unless all are of
     /// interest.
     async fn look(&self, fresh: Duration, all: bool) {
+        // Who waits for an asking that began after this takes its answer: however many wait, there are two at most.
+        let called = clock::instant();
         let mut latest = self.latest.lock().await;
-        let now = clock::instant();
-        if latest.is_some_and(|at| now.saturating_duration_since(at) < fresh) {
+        if latest.is_some_and(|at| called.saturating_duration_since(at) < fresh) {
             return;
         }
+        let begun = clock::instant();
         let asked = self.asked().clone();
         let mut asking: FuturesUnordered<_> = asked
             .canaries
@@ -272,9 +277,8 @@ impl Vantage {
             }
         }
         drop(asking);
-        if self.conclude(&answers).await {
-            *latest = Some(now);
-        }
+        self.conclude(&answers).await;
+        *latest = Some(begun);
     }
 
     /// Writes down how a canary answered; a change is worth a line while others answer.
@@ -306,8 +310,8 @@ impl Vantage {
         }
     }
 
-    /// What the answers mean. Tells the core before anybody else learns of it; returns whether they meant anything.
-    async fn conclude(&self, answers: &[Answer]) -> bool {
+    /// What the answers mean. Tells the core before anybody else learns of it.
+    async fn conclude(&self, answers: &[Answer]) {
         let now = clock::now();
         let isolated = self.stand.borrow().isolated;
         let clear = answers.is_empty() || answers.contains(&Answer::Answered);
@@ -318,19 +322,19 @@ impl Vantage {
             });
         }
         match isolated {
-            None if clear => true,
+            None if clear => {}
             // One that could not be asked might have answered.
-            _ if !clear && answers.contains(&Answer::CannotTell) => false,
-            Some(_) if !clear => true,
+            _ if !clear && answers.contains(&Answer::CannotTell) => {}
+            Some(_) if !clear => {}
             None => self.leave(now, answers.len()).await,
             Some(isolated) => self.come_back(isolated).await,
         }
     }
 
-    async fn leave(&self, now: Timestamp, canaries: usize) -> bool {
+    async fn leave(&self, now: Timestamp, canaries: usize) {
         // From here on nothing is awaited: whoever asked may be dropped at any await, and the core must not know less
         // or more than the checks do.
-        let Ok(permit) = self.jobs.reserve().await else { return false };
+        let Ok(permit) = self.jobs.reserve().await else { return };
         let after = self.stand.borrow().answered_at.filter(|at| *at < now);
         let count = u32::try_from(canaries).unwrap_or(u32::MAX);
         permit.send(Job::quiet(Event::Vantage(Sight::Isolated { since: now, after, canaries: count })));
@@ -342,11 +346,10 @@ impl Vantage {
             "the agent is isolated: {}. Failures are not told, and nothing is sent until one answers",
             none_of(canaries)
         );
-        true
     }
 
-    async fn come_back(&self, isolated: Isolated) -> bool {
-        let Ok(permit) = self.jobs.reserve().await else { return false };
+    async fn come_back(&self, isolated: Isolated) {
+        let Ok(permit) = self.jobs.reserve().await else { return };
         let now = clock::instant();
         let lasted = isolated.begun.map(|begun| now.saturating_duration_since(begun));
         permit.send(Job::quiet(Event::Vantage(Sight::Clear { lasted })));
@@ -357,7 +360,6 @@ impl Vantage {
         self.telemetry.isolated(false);
         let lasted = TimeSpan(lasted.unwrap_or_else(|| clock::now().since(isolated.at)));
         tracing::warn!("the agent is not isolated any more, after {lasted}; everything is confirmed afresh");
-        true
     }
 }
 
@@ -426,6 +428,39 @@ mod tests {
         assert_eq!((asked.load(Ordering::SeqCst), told(&mut jobs).len()), (1, 0));
         assert_eq!(vantage.why_void(begun, false).await, None);
         server.abort();
+    }
+
+    /// A network that is gone answers nothing, and an asking takes as long as a canary may take.
+    #[tokio::test]
+    async fn however_many_wait_for_a_silent_canary_it_is_asked_twice_at_most() {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("loopback has a free port");
+        let address = socket.local_addr().expect("bound");
+        let (mut vantage, mut jobs) = vantage(1);
+        let canary = Canary::from_url(&format!("dns://{address}/example.com")).expect("a URL");
+        vantage
+            .asked
+            .get_mut()
+            .map(|asked| *asked = Arc::new(Asked { canaries: vec![canary], net: asked.net.clone() }))
+            .ok();
+        let heard = Arc::new(AtomicUsize::new(0));
+        let count = heard.clone();
+        let listener = tokio::spawn(async move {
+            while socket.recv(&mut [0; 512]).await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        vantage.look(Duration::ZERO, true).await;
+        let once = heard.swap(0, Ordering::SeqCst);
+        assert!(once > 0 && told(&mut jobs).len() == 1, "{once}");
+        let late = async {
+            // When that asking is too old for them, and not over.
+            tokio::time::sleep(LOOK_FRESH + Duration::from_millis(200)).await;
+            join_all((0..20).map(|_| vantage.look(LOOK_FRESH, false))).await;
+        };
+        tokio::join!(vantage.look(Duration::ZERO, true), late);
+        let twice = heard.load(Ordering::SeqCst);
+        assert!(twice <= 2 * once, "{twice} datagrams, {once} for one asking");
+        listener.abort();
     }
 
     #[tokio::test]

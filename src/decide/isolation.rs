@@ -122,6 +122,9 @@ impl Core {
                 let unsure =
                     |t: &&mut Box<super::Tracked>| t.track.memory.bad.count > 0 || t.track.memory.good.count > 0;
                 self.tracks.values_mut().filter(unsure).for_each(|t| t.track.memory.confirm_anew());
+                self.tracks.values_mut().for_each(|t| t.track.not_after(now));
+                // How long they were to wait was told by a clock that has been set since.
+                self.hurry(now, |_| true, commit);
                 return;
             }
             (None, Sight::Clear { .. }) | (Some(_), Sight::Isolated { .. }) => return,

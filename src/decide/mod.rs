@@ -221,6 +221,11 @@ impl Tracked {
         Self { track: Track::resume(memory), stored }
     }
 
+    /// Counts anew what was being confirmed: for a time nobody has looked.
+    pub fn confirm_anew(&mut self) {
+        self.track.memory.confirm_anew();
+    }
+
     /// Takes in an observation of before; oldest first, as far back as the window reaches.
     pub fn remember(&mut self, thresholds: &Thresholds, observation: &Observation) {
         self.track.remember(thresholds, observation);

@@ -37,6 +37,8 @@ impl Core {
                 self.tracks.insert(name.clone(), changes.known.remove(name).unwrap_or_default());
             }
         }
+        // The wall clock may have been set back since they were stored.
+        self.tracks.values_mut().for_each(|t| t.track.not_after(now));
         let open: Vec<IncidentId> = self.open_incidents().map(|i| i.id).collect();
         for id in open {
             let Some(incident) = self.incidents.get_mut(&id) else { continue };
@@ -49,7 +51,7 @@ impl Core {
             }
         }
         self.settle_orphans(now, &mut commit);
-        self.hurry(now, &changes.rebuilt, &mut commit);
+        self.hurry(now, |channel| changes.rebuilt.contains(channel), &mut commit);
         self.forget_settled();
         commit
     }
@@ -69,11 +71,10 @@ impl Core {
         }
     }
 
-    /// Makes due what waits for these channels: the pauses were those of another receiver.
-    fn hurry(&mut self, now: Timestamp, rebuilt: &BTreeSet<Name>, commit: &mut Commit) {
-        let waits = |m: &&mut crate::alert::Message| {
-            m.state == MessageState::Pending && m.next_at > now && rebuilt.contains(&m.channel)
-        };
+    /// Makes due what waits for these channels: its pauses are of no account any more.
+    pub(super) fn hurry(&mut self, now: Timestamp, which: impl Fn(&Name) -> bool, commit: &mut Commit) {
+        let waits =
+            |m: &&mut crate::alert::Message| m.state == MessageState::Pending && m.next_at > now && which(&m.channel);
         for message in self.messages.values_mut().filter(waits) {
             message.next_at = now;
             commit.messages.retain(|m| m.id != message.id);

@@ -69,6 +69,13 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
+    /// As [`super::Memory::not_after`].
+    pub fn not_after(&mut self, now: Timestamp) {
+        for (_, worked) in self.asked.values_mut() {
+            *worked = worked.map(|at| at.min(now));
+        }
+    }
+
     /// Takes in an observation from before the start.
     pub fn remember(&mut self, observation: &Observation) {
         if let Some(account) = &observation.account {
@@ -136,6 +143,17 @@ impl Accounts {
             return false;
         }
         self.bad(&seen.name, at, after, reason)
+    }
+
+    /// As [`super::Memory::not_after`].
+    pub(super) fn not_after(&mut self, now: Timestamp) {
+        self.ended.iter_mut().for_each(|edge| edge.not_after(now));
+        for t in self.troubled.values_mut() {
+            t.started.not_after(now);
+            t.last = t.last.min(now);
+            t.good_since = t.good_since.map(|at| at.min(now));
+            t.aside = t.aside.map(|(first, last)| (first.min(now), last.min(now)));
+        }
     }
 
     fn good(&mut self, name: &str, at: Timestamp) {

@@ -108,4 +108,19 @@ impl Memory {
         self.bad = Run::default();
         self.good = Run::default();
     }
+
+    /// Takes nothing for later than now, where the wall clock was ahead: whatever is observed until that time comes again
+    /// would count as earlier, and change nothing.
+    pub(super) fn not_after(&mut self, now: Timestamp) {
+        let Self { since, as_of, trouble, bad, good, last_good, last_bad, void, judged_since, accounts, .. } = self;
+        let marks = [since, as_of, &mut bad.first, &mut good.first, judged_since].into_iter();
+        let marks = marks.chain(last_good).chain(last_bad).chain(void.as_mut().map(|void| &mut void.since));
+        for mark in marks {
+            *mark = (*mark).min(now);
+        }
+        if let Some(trouble) = trouble {
+            trouble.started.not_after(now);
+        }
+        accounts.not_after(now);
+    }
 }

@@ -67,6 +67,13 @@ pub struct Edge {
     pub by: Timestamp,
 }
 
+impl Edge {
+    fn not_after(&mut self, now: Timestamp) {
+        self.after = self.after.map(|at| at.min(now));
+        self.by = self.by.min(now);
+    }
+}
+
 /// The state of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -183,6 +190,13 @@ impl Track {
             }
             self.memory.as_of = observation.at;
         }
+    }
+
+    /// Takes nothing for later than now, where the wall clock was ahead.
+    pub fn not_after(&mut self, now: Timestamp) {
+        self.memory.not_after(now);
+        self.rounds.not_after(now);
+        self.window.not_after(now);
     }
 
     /// Takes in one observation; returns what changed, in order. Observations come in the order of their attempts.

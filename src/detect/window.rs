@@ -81,6 +81,11 @@ impl Window {
         }
     }
 
+    /// Forgets samples that are later than now, where the wall clock was ahead.
+    pub fn not_after(&mut self, now: Timestamp) {
+        self.samples.retain(|sample| sample.at <= now);
+    }
+
     /// Books a sample anew; returns its outcome before, `None` when it is no longer in the window.
     pub fn correct(&mut self, correction: &Correction) -> Option<Outcome> {
         let sample = self.samples.iter_mut().rev().find(|s| s.at == correction.observed_at)?;

@@ -37,7 +37,7 @@ const ALL: Rates = Rates {
 
 /// The same with a wall clock that is set now and then. In such a world a moment is no moment any more, so fewer
 /// properties can be looked at; it is a part of all worlds.
-const STEPS: Rates = Rates { step_every_h: 20.0, ..ALL };
+const STEPS: Rates = Rates { step_every_h: 14.0, ..ALL };
 
 /// Checks of a world.
 const CHECKS: i64 = 40;

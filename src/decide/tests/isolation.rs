@@ -117,6 +117,28 @@ fn what_was_being_confirmed_is_confirmed_anew_after_a_step_of_the_clock_or_a_sus
 }
 
 #[test]
+fn after_a_clock_was_set_back_nothing_counts_as_later_than_what_is_seen_now() {
+    let mut world = World::new(everything_to(vec![step(0, "hook", None)]));
+    world.see(10_000, "mail/in", true);
+    world.see(10_003, "mail/in", false);
+    world.see(10_006, "mail/in", false);
+    assert_eq!(world.told, ["10006 hook problem"]);
+    let later = Attempted::Retry { error: "busy".into(), retry_after: Some(Duration::from_secs(3_000)) };
+    world.answer(10_007, "hook", &later);
+    // An hour back: what was to wait until 13007 would wait for 9000 seconds.
+    world.event(6_500, Event::Vantage(Sight::Jumped));
+    let waiting: Vec<Timestamp> = world.core.messages.values().map(|message| message.next_at).collect();
+    assert!(!waiting.is_empty() && waiting.iter().all(|next| *next == second(6_500)), "{waiting:?}");
+    let memory = &world.core.tracks[&check("mail/in")].track.memory;
+    let marks = [memory.last_good, memory.last_bad, Some(memory.as_of), Some(memory.judged_since)];
+    assert!(marks.into_iter().flatten().all(|mark| mark <= second(6_500)), "{memory:?}");
+    world.see(6_510, "mail/in", true);
+    world.see(6_512, "mail/in", true);
+    let memory = &world.core.tracks[&check("mail/in")].track.memory;
+    assert_eq!((memory.last_good, memory.trouble.is_none()), (Some(second(6_512)), true), "{memory:?}");
+}
+
+#[test]
 fn an_open_incident_waits_for_fresh_evidence_before_it_is_told_of_again() {
     let mut world = World::new(everything_to(vec![step(0, "hook", Some(100)), step(200, "boss", None)]));
     world.see(0, "mail/in", false);
