@@ -11,6 +11,9 @@ use std::time::Duration;
 use super::message::{Attempted, Message, MessageKind, MessageState};
 use crate::{observation::one_line, value::Timestamp};
 
+/// Attempts in vain before a message is given up, however old it seems: half of what a day of the longest pauses has.
+const GIVE_UP_ATTEMPTS_MIN: u32 = 12;
+
 /// How long a message is tried before it is given up: over a night and a working day somebody will have repaired
 /// the receiver or read the fallback.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(86_400);
@@ -104,7 +107,9 @@ pub fn after_attempt(message: &Message, result: &Attempted, now: Timestamp, rand
 
 fn retry(step: &mut Step, message: &Message, wish: Option<Duration>, now: Timestamp, random: &mut fastrand::Rng) {
     let give_up_at = message.created_at + GIVE_UP_AFTER;
-    if now >= give_up_at {
+    // What a clock that was set a day ahead makes old has not been tried for a day.
+    let old = now >= give_up_at;
+    if old && step.attempts >= GIVE_UP_ATTEMPTS_MIN {
         step.state = MessageState::GivenUp;
         step.settled_at = Some(now);
         step.hand_over = may_hand_over(message);
@@ -114,7 +119,7 @@ fn retry(step: &mut Step, message: &Message, wish: Option<Duration>, now: Timest
     let wish = wish.unwrap_or_default().min(RETRY_AFTER_MAX);
     // Never before the receiver's wish, and some jitter beyond it, or all messages would come in the same second.
     let wished = if wish > pause { wish + up_to(wish / 10, random) } else { pause };
-    step.next_at = (now + wished).min(give_up_at);
+    step.next_at = if old { now + wished } else { (now + wished).min(give_up_at) };
     if !may_hand_over(message) {
         return;
     }
@@ -322,6 +327,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_clock_that_was_set_ahead_makes_nobody_give_up() {
+        let busy = Attempted::Retry { error: "connection refused".into(), retry_after: None };
+        let (mut message, mut random) = (message(), fastrand::Rng::with_seed(1));
+        let mut now = message.created_at + GIVE_UP_AFTER + Duration::from_secs(3_600);
+        while message.state == MessageState::Pending {
+            let step = after_attempt(&message, &busy, now, &mut random);
+            (message.attempts, message.state, message.next_at) = (step.attempts, step.state, step.next_at);
+            now = message.next_at;
+        }
+        assert_eq!((message.attempts, message.state), (GIVE_UP_ATTEMPTS_MIN, MessageState::GivenUp));
+    }
+
     proptest! {
         #[test]
         fn pauses_stay_within_their_bounds(attempts: u32, age_s in 0..100_000_u64, seed: u64) {
@@ -342,6 +360,7 @@ mod tests {
             let message = Message { attempts, handed_over, ..message() };
             // Also with a clock that was set back behind the message's making.
             let now = message.created_at + Duration::from_millis(age_ms) - Duration::from_millis(back_ms);
+            let give_up_at = message.created_at + GIVE_UP_AFTER;
             let result = Attempted::Retry { error: "x".into(), retry_after: wish.map(Duration::from_secs) };
             let step = after_attempt(&message, &result, now, &mut fastrand::Rng::with_seed(seed));
             prop_assert!(!(step.hand_over && handed_over));
@@ -349,9 +368,10 @@ mod tests {
                 MessageState::Pending => {
                     prop_assert!(step.next_at > now);
                     prop_assert!(step.next_at <= now + RETRY_AFTER_MAX + RETRY_AFTER_MAX / 10);
-                    prop_assert!(step.next_at <= message.created_at + GIVE_UP_AFTER);
+                    let tried = step.attempts >= GIVE_UP_ATTEMPTS_MIN;
+                    prop_assert!(!tried && now >= give_up_at || step.next_at <= give_up_at);
                 }
-                MessageState::GivenUp => prop_assert!(now >= message.created_at + GIVE_UP_AFTER),
+                MessageState::GivenUp => prop_assert!(now >= give_up_at && step.attempts >= GIVE_UP_ATTEMPTS_MIN),
                 other => prop_assert!(false, "{other:?}"),
             }
         }
